@@ -1,0 +1,394 @@
+/* fgattn.h - fine-grained sparse attention for video diffusion transformers.
+ *
+ * The whole public surface of libfgattn. A screenful of usage first:
+ *
+ *   fga_context *ctx;
+ *   fga_context_create(NULL, &ctx);                          // CPU, all cores
+ *
+ *   fga_attend_desc d = fga_attend_desc_default();
+ *   d.batch = 1, d.query_heads = d.kv_heads = 12, d.head_dim = 128;
+ *   d.query_len = d.key_len = 32760, d.dtype = FGA_BF16;
+ *   d.block_m = 128, d.tile_n = 1;                           // the mask's granularity; 0 = dense
+ *
+ *   fga_attend_plan *plan;
+ *   fga_attend_plan_create(ctx, &d, &plan);                  // picks the kernel, sizes the workspace
+ *   void *ws = aligned_alloc(64, fga_attend_plan_workspace(plan));
+ *
+ *   fga_attend_args a = fga_attend_args_default();
+ *   a.q = fga_tensor_bshd(q, FGA_BF16, 1, 32760, 12, 128);   // likewise a.k, a.v, a.o
+ *   a.mask = mask;                                           // NULL = dense
+ *   if (fga_attend_run(plan, &a, ws, NULL) != FGA_OK)
+ *       fprintf(stderr, "%s\n", fga_last_error(ctx));
+ *
+ * Rules that hold everywhere:
+ *   - Every fallible function returns a status; fga_last_error(ctx) names the argument, what it got
+ *     and what it wanted. The library never prints, exits, aborts or reads the environment.
+ *   - Options structs start with their size and come from a *_default() function.
+ *   - Plan, then run: run allocates nothing, keeps no global state, and is reentrant on different
+ *     contexts. One context must not be used from two threads at once.
+ *   - Results are bit-identical at any thread count.
+ *   - density is the KEPT fraction of valid query-key pairs.
+ *
+ * References: FG-Attn, arXiv 2509.16518. DFSAttn, arXiv 2605.23445.
+ */
+#ifndef FGATTN_H
+#define FGATTN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define FGA_API __attribute__((visibility("default")))
+#else
+#define FGA_API
+#endif
+
+#define FGA_VERSION_MAJOR 0
+#define FGA_VERSION_MINOR 1
+#define FGA_VERSION_PATCH 0
+
+/* ---- status ------------------------------------------------------------------------------- */
+
+typedef enum fga_status {
+    FGA_OK = 0,
+    FGA_ERR_ARGUMENT = 1,    /* a caller's argument is wrong */
+    FGA_ERR_UNSUPPORTED = 2, /* no variant computes this shape, dtype or device */
+    FGA_ERR_MEMORY = 3,      /* an allocation failed */
+    FGA_ERR_DATA = 4,        /* malformed serialised input */
+    FGA_ERR_IO = 5,          /* the operating system refused a read or a write */
+    FGA_ERR_INTERRUPTED = 6, /* the caller's cancel callback said stop */
+    FGA_ERR_INTERNAL = 7     /* a library underneath failed unexpectedly */
+} fga_status;
+
+FGA_API const char *fga_version(void);
+FGA_API const char *fga_status_name(fga_status status);
+
+/* ---- context ------------------------------------------------------------------------------ */
+
+typedef enum fga_device { FGA_DEVICE_CPU = 0, FGA_DEVICE_CUDA = 1 } fga_device;
+
+/* Owns the thread pool, the allocator, the forced variant and the last error. */
+typedef struct fga_context fga_context;
+
+typedef struct fga_context_options {
+    size_t size;
+    fga_device device;
+    int threads;         /* 0 = as many as the process may run on */
+    const char *variant; /* force one kernel family by name ("c", "avx2", "avx512", "avx512bf16"); NULL = best */
+    void *(*alloc)(void *user, size_t bytes); /* 64-byte aligned; NULL = the C library's */
+    void (*free)(void *user, void *pointer);
+    void (*log)(void *user, const char *line); /* NULL = silent */
+    void *user;
+    uintptr_t reserved[8];
+} fga_context_options;
+
+FGA_API fga_context_options fga_context_options_default(void);
+/* options may be NULL. On failure *ctx is NULL and the reason is the status alone. */
+FGA_API fga_status fga_context_create(const fga_context_options *options, fga_context **ctx);
+/* Destroys and sets *ctx to NULL; accepts NULL and pointer to NULL, as every *_destroy here does. */
+FGA_API void fga_context_destroy(fga_context **ctx);
+/* The newest error's text, never NULL; valid until the next call on ctx. */
+FGA_API const char *fga_last_error(const fga_context *ctx);
+/* Leaves a formatted text for fga_last_error and returns status: for libraries built on this one. ctx may be NULL. */
+FGA_API fga_status fga_context_fail(fga_context *ctx, fga_status status, const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 3, 4)))
+#endif
+    ;
+/* Sends one formatted line to the context's log callback, if there is one. */
+FGA_API void fga_context_log(fga_context *ctx, const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 2, 3)))
+#endif
+    ;
+FGA_API int fga_context_threads(const fga_context *ctx);
+
+/* Runs body(arg, item, worker) for item = 0 ... items-1 on the context's pool, the calling thread
+ * included; worker is in [0, threads). Items are handed out in order, one at a time. Returns when
+ * all are done. A nested call from inside body runs serially. */
+FGA_API void fga_parallel_for(fga_context *ctx, int64_t items, void (*body)(void *arg, int64_t item, int worker),
+                              void *arg);
+
+/* Kernel families compiled in, best last: name and whether this machine can run them. */
+FGA_API int fga_variant_count(void);
+FGA_API const char *fga_variant_name(int index);
+FGA_API bool fga_variant_runs_here(int index);
+
+/* ---- tensors ------------------------------------------------------------------------------ */
+
+typedef enum fga_dtype { FGA_F32 = 0, FGA_F16 = 1, FGA_BF16 = 2 } fga_dtype;
+
+FGA_API size_t fga_dtype_size(fga_dtype dtype);      /* bytes */
+FGA_API const char *fga_dtype_name(fga_dtype dtype); /* "f32", "f16", "bf16" */
+
+/* A view, never an owner. Attention tensors are indexed [batch][head][token][channel]; strides are in
+ * elements, and the channel stride must be 1. */
+typedef struct fga_tensor {
+    void *data;
+    fga_dtype dtype;
+    fga_device device;
+    int64_t extent[4];
+    int64_t stride[4];
+} fga_tensor;
+
+FGA_API fga_tensor fga_tensor_bhsd(void *data, fga_dtype dtype, int64_t b, int64_t h, int64_t s, int64_t d);
+FGA_API fga_tensor fga_tensor_bshd(void *data, fga_dtype dtype, int64_t b, int64_t s, int64_t h, int64_t d);
+
+/* ---- sequences and order ------------------------------------------------------------------ */
+
+/* Segments in order: text prefix, video, text suffix. Each has a length in tokens, of which the first
+ * `valid` are real and the rest padding (never attended, never counted). */
+typedef struct fga_sequence {
+    int64_t prefix, prefix_valid;
+    int64_t video, video_valid;
+    int64_t suffix, suffix_valid;
+} fga_sequence;
+
+FGA_API fga_sequence fga_sequence_video(int64_t tokens); /* video only, all valid */
+FGA_API int64_t fga_sequence_length(const fga_sequence *sequence);
+FGA_API int64_t fga_sequence_valid(const fga_sequence *sequence);
+
+typedef enum fga_order { FGA_ORDER_RASTER = 0, FGA_ORDER_HILBERT = 1 } fga_order;
+
+/* order[i] = raster index (t*height + h)*width + w of the i-th token of the order; length T*H*W.
+ * Hilbert is the generalised (any cuboid) curve with x = w, y = h, z = t, halves truncated toward
+ * zero: consecutive tokens differ by at most 1 in each coordinate. */
+FGA_API fga_status fga_order_build(fga_context *ctx, fga_order kind, int64_t frames, int64_t height, int64_t width,
+                                   int32_t *order);
+
+/* ---- masks -------------------------------------------------------------------------------- */
+
+/* Which key tiles (N consecutive keys) each query block (M consecutive queries) keeps:
+ * [1 or batch][1 or query heads][ceil(query_len/M)][ceil(key_len/N)]. Reference-counted. */
+typedef struct fga_mask fga_mask;
+
+typedef struct fga_mask_desc {
+    size_t size;
+    int64_t batch;      /* 1 broadcasts */
+    int64_t heads;      /* 1 broadcasts */
+    int32_t block_m;    /* M: 16, 32, 64, 128 or 192 */
+    int32_t tile_n;     /* N: 1, 2, 4, 8, 16, 32, 64 or 128 */
+    fga_sequence query; /* both tile grids start at token 0 of their sequence */
+    fga_sequence key;
+    uintptr_t reserved[4];
+} fga_mask_desc;
+
+FGA_API fga_mask_desc fga_mask_desc_default(void);
+
+/* keep is [batch][heads][blocks][tiles] bytes, non-zero = kept. Tiles without a valid key are dropped. */
+FGA_API fga_status fga_mask_from_bool(fga_context *ctx, const fga_mask_desc *desc, const uint8_t *keep,
+                                      fga_mask **mask);
+/* Block-sparse rows over rows = batch*heads*blocks: row r keeps tiles[offsets[r] ... offsets[r+1]-1]. */
+FGA_API fga_status fga_mask_from_lists(fga_context *ctx, const fga_mask_desc *desc, const int64_t *offsets,
+                                       const int32_t *tiles, fga_mask **mask);
+/* keep(user, b, h, u, v) says whether block u keeps tile v. */
+FGA_API fga_status fga_mask_from_function(fga_context *ctx, const fga_mask_desc *desc,
+                                          bool (*keep)(void *user, int64_t b, int64_t h, int64_t u, int64_t v),
+                                          void *user, fga_mask **mask);
+FGA_API fga_mask *fga_mask_retain(fga_mask *mask);
+FGA_API void fga_mask_release(fga_mask **mask);
+
+FGA_API fga_mask_desc fga_mask_describe(const fga_mask *mask);
+FGA_API int64_t fga_mask_blocks(const fga_mask *mask);
+FGA_API int64_t fga_mask_tiles(const fga_mask *mask);
+FGA_API bool fga_mask_keeps(const fga_mask *mask, int64_t b, int64_t h, int64_t u, int64_t v);
+/* Iterates row (b, h, u): the first run of kept tiles that starts at or after tile `from`, as
+ * [*start, *end); false when there is none. */
+FGA_API bool fga_mask_next_run(const fga_mask *mask, int64_t b, int64_t h, int64_t u, int64_t from, int64_t *start,
+                               int64_t *end);
+/* Kept valid pairs / all valid pairs, over all of [batch][heads]. */
+FGA_API double fga_mask_density(const fga_mask *mask);
+
+typedef enum fga_mask_storage { FGA_MASK_BITMAP = 0, FGA_MASK_RUNS = 1 } fga_mask_storage;
+FGA_API fga_mask_storage fga_mask_storage_kind(const fga_mask *mask);
+FGA_API size_t fga_mask_bytes(const fga_mask *mask); /* held in memory for the mask's bits or runs */
+/* Re-stores in whichever of bit map and runs is smaller. */
+FGA_API fga_status fga_mask_compress(fga_context *ctx, fga_mask *mask);
+
+/* Serialisation: a versioned, little-endian, checked byte form. save with buffer NULL asks the size. */
+FGA_API fga_status fga_mask_save(fga_context *ctx, const fga_mask *mask, void *buffer, size_t *bytes);
+FGA_API fga_status fga_mask_load(fga_context *ctx, const void *buffer, size_t bytes, fga_mask **mask);
+
+/* ---- attention ---------------------------------------------------------------------------- */
+
+/* O_i = sum_j p_ij V_j over kept keys, p_ij = exp(q_i.k_j*scale + bias_j - L_i); see docs/method.md.
+ * Query head h reads key/value head h / (query_heads / kv_heads). */
+typedef struct fga_attend_desc {
+    size_t size;
+    int64_t batch, query_heads, kv_heads;
+    int64_t query_len, key_len;
+    int64_t head_dim; /* multiple of 8, at most 256 */
+    fga_dtype dtype;  /* of Q, K, V and O; accumulation is f32 */
+    int32_t block_m;  /* the mask's M; 0 = no mask: the variant's own block */
+    int32_t tile_n;   /* the mask's N; 0 = no mask */
+    float scale;      /* 0 = head_dim^-0.5 */
+    uintptr_t reserved[8];
+} fga_attend_desc;
+
+typedef struct fga_attend_args {
+    size_t size;
+    fga_tensor q, k, v, o; /* [batch][heads][len][head_dim] with any strides but the last */
+    const fga_mask *mask;  /* NULL = every key is kept */
+    const float *key_bias; /* [batch][kv_heads][key_len] by the two strides below, or NULL. -inf: never read */
+    int64_t bias_batch_stride, bias_head_stride; /* elements; 0 broadcasts */
+    float *lse; /* L, [batch][query_heads][query_len] contiguous, or NULL. Empty row: O = 0, L = -inf */
+    uintptr_t reserved[8];
+} fga_attend_args;
+
+typedef struct fga_attend_plan fga_attend_plan;
+
+FGA_API fga_attend_desc fga_attend_desc_default(void);
+FGA_API fga_attend_args fga_attend_args_default(void);
+FGA_API fga_status fga_attend_plan_create(fga_context *ctx, const fga_attend_desc *desc, fga_attend_plan **plan);
+FGA_API void fga_attend_plan_destroy(fga_attend_plan **plan);
+FGA_API size_t fga_attend_plan_workspace(const fga_attend_plan *plan);    /* bytes, 64-byte aligned */
+FGA_API const char *fga_attend_plan_variant(const fga_attend_plan *plan); /* which kernel will run */
+/* stream: the CUDA stream on a CUDA context; NULL on the CPU. */
+FGA_API fga_status fga_attend_run(fga_attend_plan *plan, const fga_attend_args *args, void *workspace, void *stream);
+
+/* ---- policies ----------------------------------------------------------------------------- */
+
+typedef enum fga_score { FGA_SCORE_NONE = 0, FGA_SCORE_MASS = 1 } fga_score;
+typedef enum fga_select { FGA_SELECT_ALL = 0, FGA_SELECT_TOPK = 1 } fga_select;
+
+#define FGA_MAX_PHASES 16
+
+/* Sparse from step ceil(numerator*steps/denominator), 0-based, until the next phase starts. */
+typedef struct fga_phase {
+    int32_t numerator, denominator;
+    double density; /* kept fraction of key tiles per block; >= 1 keeps all, still through the sparse path */
+} fga_phase;
+
+/* order -> score -> select -> schedule, as data. Steps before the first phase are dense. */
+typedef struct fga_policy {
+    size_t size;
+    char name[32]; /* the preset it came from */
+    fga_order order;
+    int32_t block_m, tile_n; /* M, N */
+    int32_t sub_q, sub_k;    /* s_q, s_k: tokens pooled to one mean when scoring */
+    fga_score score;
+    fga_select select;
+    int32_t phases;
+    fga_phase phase[FGA_MAX_PHASES];
+    int32_t refresh_every; /* 0: refresh at phase starts only; n: also every n steps from a phase's start */
+    int32_t dense_layers;  /* layers 0 ... dense_layers-1 are never sparse */
+    bool share_branches;   /* guidance branch 0 refreshes for all */
+    uintptr_t reserved[16];
+} fga_policy;
+
+FGA_API int fga_preset_count(void);
+FGA_API const char *fga_preset_name(int index);
+FGA_API const char *fga_preset_summary(int index); /* one line for humans */
+/* text = PRESET[,key=value...], e.g. "dfs,density=0.2,dense_layers=2". Keys are the struct's names, plus
+ * density=D (all phases) and phases=a/b:D;a/b:D... */
+FGA_API fga_status fga_policy_parse(fga_context *ctx, const char *text, fga_policy *policy);
+/* Writes the canonical text form; needs at most 512 bytes. */
+FGA_API fga_status fga_policy_format(fga_context *ctx, const fga_policy *policy, char *text, size_t bytes);
+
+typedef enum fga_step_kind { FGA_STEP_DENSE = 0, FGA_STEP_REFRESH = 1, FGA_STEP_REUSE = 2 } fga_step_kind;
+/* What the timetable says for (step of steps, layer): a pure function. density is set for refresh and reuse. */
+FGA_API fga_step_kind fga_policy_step(const fga_policy *policy, int step, int steps, int layer, double *density);
+
+/* ---- the predictor's stages, for use one by one ------------------------------------------- */
+
+typedef struct fga_predict_desc {
+    size_t size;
+    int64_t batch, query_heads, kv_heads, head_dim;
+    fga_dtype dtype;
+    fga_sequence query, key; /* ordered tokens */
+    int32_t block_m, tile_n, sub_q, sub_k;
+    float scale; /* 0 = head_dim^-0.5 */
+    uintptr_t reserved[8];
+} fga_predict_desc;
+
+FGA_API fga_predict_desc fga_predict_desc_default(void);
+/* Blocks and tiles that desc implies. */
+FGA_API int64_t fga_predict_blocks(const fga_predict_desc *desc);
+FGA_API int64_t fga_predict_tiles(const fga_predict_desc *desc);
+FGA_API fga_status fga_score_workspace(fga_context *ctx, const fga_predict_desc *desc, size_t *bytes);
+/* DFSAttn's hierarchical mass: scores[batch][query_heads][blocks][tiles], f32, each row sums to 1 (to 0 for a
+ * block without a valid query). */
+FGA_API fga_status fga_score_mass(fga_context *ctx, const fga_predict_desc *desc, const fga_tensor *q,
+                                  const fga_tensor *k, float *scores, void *workspace);
+/* Top-k per row, K = floor(density*tiles + 0.5 + 1e-6) in [1, tiles], ties to the lower index; forced tiles
+ * (text keys, text queries) as in docs/method.md. */
+FGA_API fga_status fga_select_topk(fga_context *ctx, const fga_predict_desc *desc, const float *scores, double density,
+                                   fga_mask **mask);
+
+/* ---- measurement -------------------------------------------------------------------------- */
+
+typedef struct fga_quality {
+    double recall;       /* mean over heads of the retained softmax mass of exactly kept keys */
+    double recall_worst; /* the worst head */
+    double recall_p05;   /* 5th percentile of all (head, block) means, linear interpolation */
+    double output_error; /* norm(O - O_dense) / norm(O_dense), over the measured rows */
+    int64_t queries;     /* rows measured per head */
+} fga_quality;
+
+typedef struct fga_measure_args {
+    size_t size;
+    fga_attend_args attend; /* q, k, v, o (already computed), mask, key_bias, lse (already computed; required) */
+    fga_sequence query;     /* which rows are video */
+    double fraction;        /* of the valid video queries, evenly spaced: floor((2r+1)*S/(2n)), n = max(1,
+                               floor(fraction*S)); >= 1 = all of them */
+    float *recall_heads;    /* [batch][query_heads] or NULL: per-head recall */
+    float *error_heads;     /* [batch][query_heads] or NULL: per-head output error */
+    uintptr_t reserved[4];
+} fga_measure_args;
+
+FGA_API fga_measure_args fga_measure_args_default(void);
+FGA_API fga_status fga_measure_workspace(fga_context *ctx, const fga_attend_desc *desc, double fraction, size_t *bytes);
+/* Compares with exact dense attention on the sampled queries. */
+FGA_API fga_status fga_measure(fga_context *ctx, const fga_attend_desc *desc, const fga_measure_args *args,
+                               void *workspace, fga_quality *quality);
+
+/* ---- session: what lives across denoising steps ------------------------------------------- */
+
+/* Owns masks per (layer, guidance branch) and counters; created per generation. Nothing in it counts calls:
+ * the caller says where it is. */
+typedef struct fga_session fga_session;
+
+typedef struct fga_session_desc {
+    size_t size;
+    fga_policy policy;
+    int layers, branches;
+    int64_t batch, query_heads, kv_heads, head_dim;
+    fga_dtype dtype;
+    fga_sequence sequence;   /* self-attention: queries = keys */
+    double measure_fraction; /* sampled queries of a measured call; 0 = never measure. Default 0.02 */
+    uintptr_t reserved[8];
+} fga_session_desc;
+
+typedef struct fga_session_report {
+    int64_t calls_dense, calls_refresh, calls_reuse; /* attention calls */
+    double pairs_total, pairs_kept;                  /* over all calls, dense ones included */
+    double sparse_total, sparse_kept;                /* over sparse calls */
+    double score_s, attend_s, measure_s;             /* seconds */
+    int64_t measured_calls;
+    double recall_mean, recall_p05, recall_worst; /* over measured sparse calls; NaN when none */
+    double output_error_mean, output_error_worst;
+    size_t mask_bytes, mask_bytes_peak;
+    const char *variant;
+} fga_session_report;
+
+FGA_API fga_session_desc fga_session_desc_default(void);
+FGA_API fga_status fga_session_create(fga_context *ctx, const fga_session_desc *desc, fga_session **session);
+FGA_API void fga_session_destroy(fga_session **session);
+FGA_API size_t fga_session_workspace(const fga_session *session);
+/* Self-attention of (step of steps, layer, branch) under the policy; args->mask and args->lse must be NULL. Tokens
+ * must already be in the policy's order. What ran is in *kind if not NULL. */
+FGA_API fga_status fga_session_attend(fga_session *session, int step, int steps, int layer, int branch,
+                                      const fga_attend_args *args, void *workspace, fga_step_kind *kind);
+/* The mask in force for (layer, branch), borrowed; NULL if none. */
+FGA_API const fga_mask *fga_session_mask(const fga_session *session, int layer, int branch);
+FGA_API fga_session_report fga_session_get_report(const fga_session *session);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* FGATTN_H */

@@ -1,0 +1,158 @@
+/* fgvideo.h - video from Wan text-to-video checkpoints (Hugging Face diffusers layout), on libfgattn.
+ *
+ *   fga_context *ctx;
+ *   fgv_model *model;
+ *   fga_context_create(NULL, &ctx);
+ *   if (fgv_model_open(ctx, "models/toy", &model) != FGA_OK) { puts(fga_last_error(ctx)); return 3; }
+ *
+ *   fgv_request r = fgv_request_default(model);              // size, frames, steps ... of the checkpoint
+ *   r.prompt = "a large red ball bouncing over a checkered floor";
+ *   fga_policy_parse(ctx, "dfs", &r.policy);
+ *   r.on_frame = write_frame, r.user = file;                 // 8-bit RGB frames, in order
+ *   fgv_result result;
+ *   fgv_generate(model, &r, &result);
+ *
+ * Errors are statuses; fga_last_error(ctx) says what. The library never prints, exits or reads the environment. Same
+ * seed, same bytes at any thread count.
+ */
+#ifndef FGVIDEO_H
+#define FGVIDEO_H
+
+#include "fgattn.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FGV_API FGA_API
+
+/* ---- model -------------------------------------------------------------------------------- */
+
+/* An opened checkpoint: parsed configurations, every tensor's name, dtype and shape checked, weights mapped
+ * read-only. Many generations may use one model, one at a time. */
+typedef struct fgv_model fgv_model;
+
+typedef struct fgv_model_info {
+    const char *directory;
+    int layers, heads, head_dim;
+    int64_t dit_parameters, text_parameters, vae_parameters;
+    int patch_t, patch_h, patch_w;    /* tokens per latent cell: 1, 2, 2 */
+    int vae_t, vae_s;                 /* VAE strides in time and space: 4, 8 */
+    int width, height, frames, steps; /* defaults: default.json's, or Wan's own */
+    double guidance, shift, fps;
+    const char *negative; /* default negative prompt, "" if none */
+} fgv_model_info;
+
+/* FGA_ERR_DATA: not a checkpoint, or a file or tensor in it is wrong; the text names it and what was expected. */
+FGV_API fga_status fgv_model_open(fga_context *ctx, const char *directory, fgv_model **model);
+FGV_API void fgv_model_close(fgv_model **model);
+FGV_API fgv_model_info fgv_model_describe(const fgv_model *model);
+
+/* ---- one generation ----------------------------------------------------------------------- */
+
+typedef enum fgv_sampler { FGV_SAMPLER_UNIPC = 0, FGV_SAMPLER_EULER = 1 } fgv_sampler;
+typedef enum fgv_compute { FGV_COMPUTE_AUTO = 0, FGV_COMPUTE_F32 = 1, FGV_COMPUTE_BF16 = 2 } fgv_compute;
+
+typedef enum fgv_stage { FGV_STAGE_TEXT = 0, FGV_STAGE_DENOISE = 1, FGV_STAGE_DECODE = 2 } fgv_stage;
+
+typedef struct fgv_progress {
+    fgv_stage stage;
+    int done, total;                     /* prompts; steps; latent frames */
+    double elapsed_s;                    /* of this stage */
+    const fga_session_report *attention; /* so far; NULL outside denoising */
+} fgv_progress;
+
+typedef struct fgv_request {
+    size_t size;
+    const char *prompt, *negative; /* UTF-8 */
+    int width, height;             /* pixels, multiples of the VAE stride times the patch (16) */
+    int frames;                    /* 4k+1 */
+    int steps;                     /* 1 ... 1000 */
+    double guidance;               /* 1 = one forward per step */
+    double shift;                  /* flow shift, > 0 */
+    uint64_t seed;                 /* torch.manual_seed's meaning */
+    fgv_sampler sampler;
+    fgv_compute compute; /* of linear layers, convolutions and attention inputs */
+    fga_policy policy;
+    double measure_fraction; /* fga_session_desc's; 0 = do not measure */
+    /* Returning false stops the generation with FGA_ERR_INTERRUPTED. May be NULL. */
+    bool (*on_progress)(void *user, const fgv_progress *progress);
+    /* rgb is [height][width][3], valid during the call. Returning false stops. May be NULL. */
+    bool (*on_frame)(void *user, int index, const uint8_t *rgb);
+    void *user;
+    uintptr_t reserved[8];
+} fgv_request;
+
+typedef struct fgv_result {
+    double wall_s, text_s, denoise_s, attention_s, vae_s; /* attention_s: self-attention, permutation included */
+    int64_t tokens;                                       /* video tokens per forward */
+    int steps_dense, steps_refresh, steps_reuse;
+    fga_session_report attention;
+    const char *compute; /* "f32" or "bf16": what auto resolved to */
+    uint64_t predicted_bytes;
+} fgv_result;
+
+FGV_API fgv_request fgv_request_default(const fgv_model *model);
+/* Checks sizes, frame count, ranges; the text names the nearest valid value. fgv_generate does it too. */
+FGV_API fga_status fgv_request_check(const fgv_model *model, const fgv_request *request);
+/* Bytes the job will need at its peak, mapped weights included, without starting it. */
+FGV_API fga_status fgv_predict_memory(const fgv_model *model, const fgv_request *request, uint64_t *bytes);
+FGV_API fga_status fgv_generate(fgv_model *model, const fgv_request *request, fgv_result *result);
+
+/* Words of `prompt` that the model's word list (vocabulary.txt) does not know, comma-separated into `words`; count
+ * returned. 0 where the model has no list. *vocabulary, if not NULL: the list, space-separated, owned by the model. */
+FGV_API int fgv_unknown_words(const fgv_model *model, const char *prompt, char *words, size_t bytes,
+                              const char **vocabulary);
+
+/* ---- the stages one by one, for tests, `verify` and tools ---------------------------------- */
+
+/* Token ids after cleaning, eos appended, at most `capacity`; *count = how many there are. */
+FGV_API fga_status fgv_tokenize(fgv_model *model, const char *prompt, int32_t *ids, int capacity, int *count);
+/* out [count][text_dim] f32: the encoder's rows for the valid tokens. */
+FGV_API fga_status fgv_encode_text(fgv_model *model, fgv_compute compute, const int32_t *ids, int count, float *out);
+/* One transformer forward, dense: latents and out [channels][t][h][w] f32, text [text_rows][text_dim] (zero rows up to
+ * 512 are implied), timestep as the model receives it. */
+FGV_API fga_status fgv_dit_forward(fgv_model *model, fgv_compute compute, const float *latents, int t, int h, int w,
+                                   const float *text, int text_rows, double timestep, float *out);
+/* latents [channels][t][h][w] as the sampler leaves them -> frames through on_frame; raw f32 [3][H][W] per frame into
+ * `raw` (all frames, frame-major) if not NULL. */
+FGV_API fga_status fgv_vae_decode(fgv_model *model, fgv_compute compute, const float *latents, int t, int h, int w,
+                                  float *raw, bool (*on_frame)(void *user, int index, const uint8_t *rgb), void *user);
+/* torch.randn(n) of a CPU generator seeded with `seed`. */
+FGV_API void fgv_randn(uint64_t seed, float *out, int64_t n);
+
+/* The sampler alone: sigmas [steps+1], timesteps [steps] as the model receives them. */
+FGV_API fga_status fgv_sampler_schedule(fga_context *ctx, fgv_sampler sampler, int steps, double shift, double *sigmas,
+                                        double *timesteps);
+
+/* ---- writing and comparing video ----------------------------------------------------------- */
+
+/* Format by name: .mp4 (through the ffmpeg program), .png (a frame per file: NAME-0000.png), .apng, .y4m. Written to
+ * NAME.part and renamed when finished; nothing is left under the final name on failure. */
+typedef struct fgv_writer fgv_writer;
+FGV_API fga_status fgv_writer_open(fga_context *ctx, const char *path, int width, int height, double fps,
+                                   fgv_writer **writer);
+FGV_API fga_status fgv_writer_frame(fgv_writer *writer, const uint8_t *rgb);
+FGV_API fga_status fgv_writer_finish(fgv_writer **writer); /* closes and renames; *writer becomes NULL either way */
+FGV_API void fgv_writer_abandon(fgv_writer **writer);      /* closes and removes what was written */
+
+/* Reads a whole video (anything ffmpeg reads; .y4m, .png sequences and .apng natively): *rgb is
+ * [frames][height][width][3], freed with fgv_free. */
+FGV_API fga_status fgv_read_video(fga_context *ctx, const char *path, uint8_t **rgb, int *width, int *height,
+                                  int *frames, double *fps);
+FGV_API void fgv_free(void *pointer);
+
+typedef struct fgv_comparison {
+    double psnr_db;        /* over all pixels, 8-bit peak; INFINITY when equal */
+    double psnr_moving_db; /* over pixels that change between neighbouring frames of b; NaN when none do */
+    double ssim;           /* mean over frames of mean SSIM on luma, 11x11 Gaussian window, sigma 1.5 */
+} fgv_comparison;
+
+/* a against reference b, both [frames][height][width][3]. Per-frame arrays [frames] may be NULL. */
+FGV_API fga_status fgv_compare(fga_context *ctx, const uint8_t *a, const uint8_t *b, int width, int height, int frames,
+                               fgv_comparison *result, double *frame_psnr, double *frame_ssim);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* FGVIDEO_H */

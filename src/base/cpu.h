@@ -1,0 +1,14 @@
+/* cpu.h - what this processor can run, the operating system's register support included. */
+#ifndef FGA_BASE_CPU_H
+#define FGA_BASE_CPU_H
+
+typedef enum fga_cpu_feature {
+    FGA_CPU_AVX2 = 1,      /* AVX2, FMA and F16C */
+    FGA_CPU_AVX512 = 2,    /* AVX-512 F, BW, DQ and VL */
+    FGA_CPU_AVX512BF16 = 4 /* the above and AVX512_BF16 */
+} fga_cpu_feature;
+
+unsigned fga_cpu_features(void);
+int fga_cpu_count(void); /* processors this process may run on, >= 1 */
+
+#endif

@@ -1,0 +1,58 @@
+#include "ops/ops.h"
+
+#include "base/cpu.h"
+
+#include <string.h>
+
+#define FGA_VARIANT(name, features, overlay) void overlay(fga_ops *ops);
+#include "ops/variants.inc"
+#undef FGA_VARIANT
+
+static const struct variant {
+    const char *name;
+    unsigned features;
+    void (*overlay)(fga_ops *ops);
+} variants[] = {
+#define FGA_VARIANT(name, features, overlay) {name, features, overlay},
+#include "ops/variants.inc"
+#undef FGA_VARIANT
+};
+
+enum { variant_count = sizeof variants / sizeof variants[0] };
+
+int fga_variant_count(void)
+{
+    return variant_count;
+}
+
+const char *fga_variant_name(int index)
+{
+    return index >= 0 && index < variant_count ? variants[index].name : NULL;
+}
+
+bool fga_variant_runs_here(int index)
+{
+    return index >= 0 && index < variant_count &&
+           (variants[index].features & fga_cpu_features()) == variants[index].features;
+}
+
+fga_status fga_ops_select(const char *name, fga_ops *ops)
+{
+    int last = -1;
+    for (int i = 0; i < variant_count; i++) {
+        if (name == NULL ? fga_variant_runs_here(i) : strcmp(name, variants[i].name) == 0) {
+            last = i;
+        }
+    }
+    if (last < 0) {
+        return FGA_ERR_ARGUMENT;
+    }
+    if (!fga_variant_runs_here(last)) {
+        return FGA_ERR_UNSUPPORTED;
+    }
+    *ops = (fga_ops){0};
+    for (int i = 0; i <= last; i++) {
+        variants[i].overlay(ops);
+    }
+    return FGA_OK;
+}

@@ -1,0 +1,8 @@
+#include "fgvideo.h"
+
+#include <stdlib.h>
+
+void fgv_free(void *pointer)
+{
+    free(pointer);
+}

@@ -1,0 +1,16 @@
+/* sampler.h - flow-matching samplers: sigmas, then one update per model output. */
+#ifndef FGV_SAMPLER_H
+#define FGV_SAMPLER_H
+
+#include "fgvideo.h"
+
+typedef struct fgv_sampler_state fgv_sampler_state;
+
+fga_status fgv_sampler_create(fga_context *ctx, fgv_sampler kind, int steps, double shift, int64_t elements,
+                              fgv_sampler_state **state);
+void fgv_sampler_destroy(fgv_sampler_state **state);
+double fgv_sampler_timestep(const fgv_sampler_state *state, int step); /* what the model receives */
+/* latents <- the next latents, given the model's velocity at `step`; steps in order from 0. */
+fga_status fgv_sampler_step(fgv_sampler_state *state, int step, const float *velocity, float *latents);
+
+#endif
