@@ -1,0 +1,99 @@
+"""What every golden shares: pinned versions, seeded numbers, float64 without silent float32, writing files."""
+
+import contextlib
+import json
+import pathlib
+import zlib
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def check_versions():
+    """Goldens are only goldens of the pinned versions."""
+    from importlib.metadata import version
+
+    for line in (HERE / "requirements.txt").read_text().split():
+        name, wanted = line.split("==")
+        if version(name) != wanted:
+            raise SystemExit(f"{name} {version(name)} is installed, the goldens are pinned to {wanted}")
+
+
+def normal(seed_text, shape, mean=0.0, std=1.0):
+    """float64 normals that depend on a name alone (PCG64, the same on every machine)."""
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(seed_text.encode())))
+    return torch.from_numpy(mean + std * generator.standard_normal(tuple(shape)))
+
+
+def round_bits(x, bits):
+    """Round to `bits` significant bits, so that random weights pack small in git."""
+    mantissa, exponent = torch.frexp(x)
+    return torch.ldexp(torch.round(mantissa * 2.0**bits) / 2.0**bits, exponent)
+
+
+def round_grid(x, step):
+    """Round to multiples of a power of two near `step`, never to an all-zero tensor."""
+    step = 2.0 ** round(np.log2(step))
+    return torch.round(x / step) * step
+
+
+@contextlib.contextmanager
+def float64():
+    """Inside, modules that upcast with .float() keep float64 as it is. Integer and float32 inputs still become
+    float32, so the sinusoidal time embedding stays what diffusers defines it to be: float32."""
+    from transformers.models.umt5 import modeling_umt5
+
+    plain_float = torch.Tensor.float
+    plain_norm = modeling_umt5.UMT5LayerNorm.forward
+
+    def keep(self, *args, **kwargs):
+        return self if self.dtype == torch.float64 else plain_float(self, *args, **kwargs)
+
+    def norm(self, x):
+        if x.dtype != torch.float64:
+            return plain_norm(self, x)
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+    torch.Tensor.float = keep
+    modeling_umt5.UMT5LayerNorm.forward = norm
+    try:
+        yield
+    finally:
+        torch.Tensor.float = plain_float
+        modeling_umt5.UMT5LayerNorm.forward = plain_norm
+
+
+def as_tensor(value):
+    """What the C reader can read: float64 is rounded to F32, BF16 stays, everything else becomes F32."""
+    if not isinstance(value, torch.Tensor):
+        value = torch.as_tensor(value, dtype=torch.float64)
+    if value.dtype not in (torch.bfloat16, torch.float16):
+        value = value.to(torch.float32)
+    return value.detach().contiguous().clone()
+
+
+def save(path, tensors, **metadata):
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: as_tensor(value) for name, value in tensors.items()}, path, metadata=metadata or None)
+
+
+def save_json(path, value):
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def relative(a, b):
+    """norm(a - b) / norm(b) in float64."""
+    a, b = a.double(), b.double()
+    return float((a - b).norm() / b.norm().clamp_min(1e-300))
+
+
+__all__ = [
+    "HERE", "as_tensor", "check_versions", "float64", "load_file", "normal", "relative", "round_bits", "round_grid",
+    "save", "save_json",
+]
