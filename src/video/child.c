@@ -169,7 +169,7 @@ static void what_it_said(const fgv_child *child, char *text, size_t bytes)
     text[kept] = '\0';
 }
 
-fga_status fgv_child_wait(fgv_child *child, const char *doing)
+fga_status fgv_child_wait(fgv_child *child, const char *doing, bool silent)
 {
     close_end(&child->in);
     close_end(&child->out);
@@ -183,8 +183,8 @@ fga_status fgv_child_wait(fgv_child *child, const char *doing)
     child->pid = 0;
     close_end(&child->errors);
     /* A host that ignores SIGCHLD leaves no status to collect: then its silence is the good news. */
-    bool good = ended < 0 ? said[0] == '\0' : WIFEXITED(result) && WEXITSTATUS(result) == 0;
-    if (good) {
+    bool good = ended < 0 || (WIFEXITED(result) && WEXITSTATUS(result) == 0);
+    if (good && (said[0] == '\0' || (ended >= 0 && !silent))) {
         return FGA_OK;
     }
     if (said[0] == '\0' && WIFSIGNALED(result)) {

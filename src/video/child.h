@@ -19,8 +19,9 @@ fga_status fgv_child_start(fga_context *ctx, fgv_child *child, const char *const
 fga_status fgv_child_write(fgv_child *child, const void *bytes, size_t count);
 /* At most count bytes, fewer only at the end of its output. */
 fga_status fgv_child_read(fgv_child *child, void *bytes, size_t count, size_t *got);
-/* Closes the pipes and waits; its failure is FGA_ERR_IO with `doing` and what it said on standard error. */
-fga_status fgv_child_wait(fgv_child *child, const char *doing);
+/* Closes the pipes and waits; its failure is FGA_ERR_IO with `doing` and what it said on standard error. silent: any
+ * word there is a failure, whatever its exit status. */
+fga_status fgv_child_wait(fgv_child *child, const char *doing, bool silent);
 void fgv_child_kill(fgv_child *child);
 
 #endif

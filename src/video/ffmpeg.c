@@ -14,10 +14,11 @@ typedef struct ffmpeg {
     char size[32], rate[32];
 } ffmpeg;
 
+/* -xerror: without it a full disk still ends with status 0. */
 #define INPUT(f) \
-    "ffmpeg", "-nostdin", "-hide_banner", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", \
-        (f)->size, "-r", (f)->rate, "-i", "pipe:0", "-threads", "1", "-filter_threads", "1", "-flags", "+bitexact", \
-        "-fflags", "+bitexact"
+    "ffmpeg", "-nostdin", "-hide_banner", "-loglevel", "error", "-xerror", "-y", "-f", "rawvideo", "-pix_fmt", \
+        "rgb24", "-s", (f)->size, "-r", (f)->rate, "-i", "pipe:0", "-threads", "1", "-filter_threads", "1", "-flags", \
+        "+bitexact", "-fflags", "+bitexact"
 
 static fga_status start(fgv_writer *writer, const char *const *argv)
 {
@@ -99,7 +100,7 @@ static fga_status ffmpeg_frame(fgv_writer *writer, const uint8_t *rgb)
 {
     ffmpeg *f = writer->state;
     fga_status status = fgv_child_write(&f->child, rgb, (size_t)writer->width * (size_t)writer->height * 3);
-    if (status != FGA_OK && fgv_child_wait(&f->child, writer->path) == FGA_OK) { /* its own words say more */
+    if (status != FGA_OK && fgv_child_wait(&f->child, writer->path, true) == FGA_OK) { /* its own words say more */
         return fga_context_fail(writer->ctx, status, "%s: ffmpeg ended before the last frame", writer->path);
     }
     return status;
@@ -107,7 +108,7 @@ static fga_status ffmpeg_frame(fgv_writer *writer, const uint8_t *rgb)
 
 static fga_status ffmpeg_finish(fgv_writer *writer)
 {
-    return fgv_child_wait(&((ffmpeg *)writer->state)->child, writer->path);
+    return fgv_child_wait(&((ffmpeg *)writer->state)->child, writer->path, true);
 }
 
 static void ffmpeg_close(fgv_writer *writer)

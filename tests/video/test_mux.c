@@ -225,6 +225,24 @@ static void sigpipe_is_left_alone(void **state)
     assert_int_equal(scratch_entries(false), 1);
 }
 
+/* Some failures of ffmpeg end with status 0 and a complaint. */
+static void complaints_are_failures(void **state)
+{
+    (void)state;
+    const char script[] = "#!/bin/sh\nread line\necho no space >&2\nexit 0\n";
+    file_write(scratch_path("ffmpeg"), script, strlen(script));
+    chmod(scratch_path("ffmpeg"), 0755);
+    const uint8_t rgb[12] = {[11] = '\n'};
+    char *path = strdup(getenv("PATH"));
+    setenv("PATH", scratch, 1);
+    fga_status status = write_video(scratch_path("a.mp4"), rgb, 2, 2, 1, 16);
+    setenv("PATH", path, 1);
+    free(path);
+    assert_int_equal(status, FGA_ERR_IO);
+    assert_non_null(strstr(fga_last_error(ctx), "no space"));
+    assert_int_equal(scratch_entries(false), 1);
+}
+
 static void missing_ffmpeg(void **state)
 {
     (void)state;
@@ -341,6 +359,7 @@ int main(void)
         IN_SCRATCH(mp4_is_playable),
         IN_SCRATCH(gif_is_written),
         IN_SCRATCH(sigpipe_is_left_alone),
+        IN_SCRATCH(complaints_are_failures),
         IN_SCRATCH(missing_ffmpeg),
         WITH(full_disk, ".y4m"),
         WITH(full_disk, ".png"),
