@@ -38,6 +38,7 @@ typedef struct fgv_model_info {
     int64_t dit_parameters, text_parameters, vae_parameters;
     int patch_t, patch_h, patch_w;    /* tokens per latent cell: 1, 2, 2 */
     int vae_t, vae_s;                 /* VAE strides in time and space: 4, 8 */
+    int latent_channels, text_dim;    /* of the transformer's input and of the text encoder's rows */
     int width, height, frames, steps; /* defaults: default.json's, or Wan's own */
     double guidance, shift, fps;
     const char *negative; /* default negative prompt, "" if none */
