@@ -12,8 +12,10 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGR
 import checkpoints
 import common
 import stages_dit
+import stages_pipeline
 import stages_sampler
 import stages_text
+import stages_tokenizer
 import stages_vae
 
 
@@ -27,6 +29,8 @@ def make_all(out):
     checkpoints.save_vae("tiny-vae-odd", out / "checkpoints" / "tiny-vae-odd")
     checkpoints.save_text(tiny / "text_encoder")
     checkpoints.save_scheduler(tiny / "scheduler")
+    stages_tokenizer.make_tokenizer(tiny / "tokenizer")
+    stages_pipeline.make_index(tiny)
     print("transformer")
     stages_dit.make(tiny / "transformer", "tiny-wan", out)
     for name in ("tiny-wan-d128", "tiny-wan-f16"):
@@ -38,6 +42,10 @@ def make_all(out):
     stages_vae.make(out / "checkpoints" / "tiny-vae-odd", "tiny-vae-odd", "bd", out)
     print("sampler")
     stages_sampler.make(out)
+    print("tokenizer")
+    stages_tokenizer.make(tiny / "tokenizer", out)
+    print("pipeline")
+    stages_pipeline.make(tiny, out)
 
 
 if __name__ == "__main__":
