@@ -79,12 +79,17 @@ def save(path, tensors, **metadata):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: as_tensor(value) for name, value in tensors.items()}, path, metadata=metadata or None)
+    path.chmod(0o644)
 
 
 def save_json(path, value):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path):
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
 
 
 def relative(a, b):
@@ -94,6 +99,6 @@ def relative(a, b):
 
 
 __all__ = [
-    "HERE", "as_tensor", "check_versions", "float64", "load_file", "normal", "relative", "round_bits", "round_grid",
+    "HERE", "as_tensor", "check_versions", "float64", "load_file", "normal", "read_json", "relative", "round_bits", "round_grid",
     "save", "save_json",
 ]
