@@ -3,24 +3,47 @@
 
 #include <sched.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+/* Register sets the operating system saves: XCR0. Only valid when CPUID reports OSXSAVE. */
+static unsigned long long saved_registers(void)
+{
+    unsigned low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (unsigned long long)high << 32 | low;
+}
+
+/* CPUID directly: compilers differ in the names that __builtin_cpu_supports knows. */
 unsigned fga_cpu_features(void)
 {
-    unsigned features = 0;
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-        features |= FGA_CPU_AVX2;
+    enum { ymm_state = 0x6, zmm_state = 0xe6 };
+    unsigned a, b, c, d, leaf7_b, leaf7_1a = 0, subleaves;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & bit_OSXSAVE) == 0) {
+        return 0;
     }
-    if ((features & FGA_CPU_AVX2) != 0 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-        features |= FGA_CPU_AVX512;
+    unsigned long long saved = saved_registers();
+    unsigned fma_f16c = bit_FMA | bit_F16C;
+    if ((c & fma_f16c) != fma_f16c || (saved & ymm_state) != ymm_state ||
+        !__get_cpuid_count(7, 0, &subleaves, &leaf7_b, &c, &d) || (leaf7_b & bit_AVX2) == 0) {
+        return 0;
     }
-    if ((features & FGA_CPU_AVX512) != 0 && __builtin_cpu_supports("avx512bf16")) {
-        features |= FGA_CPU_AVX512BF16;
+    unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    if ((leaf7_b & avx512) != avx512 || (saved & zmm_state) != zmm_state) {
+        return FGA_CPU_AVX2;
     }
-#endif
-    return features;
+    if (subleaves >= 1) {
+        __get_cpuid_count(7, 1, &leaf7_1a, &b, &c, &d);
+    }
+    const unsigned avx512_bf16 = 1u << 5; /* leaf 7, subleaf 1, EAX */
+    return FGA_CPU_AVX2 | FGA_CPU_AVX512 | ((leaf7_1a & avx512_bf16) != 0 ? FGA_CPU_AVX512BF16 : 0u);
 }
+#else
+unsigned fga_cpu_features(void)
+{
+    return 0;
+}
+#endif
 
 int fga_cpu_count(void)
 {
