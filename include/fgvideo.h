@@ -80,8 +80,10 @@ typedef struct fgv_request {
     bool (*on_progress)(void *user, const fgv_progress *progress);
     /* rgb is [height][width][3], valid during the call. Returning false stops. May be NULL. */
     bool (*on_frame)(void *user, int index, const uint8_t *rgb);
+    /* The latents [channels][t][h][w] the sampler ends with, before decoding. Returning false stops. May be NULL. */
+    bool (*on_latents)(void *user, const float *latents, int channels, int t, int h, int w);
     void *user;
-    uintptr_t reserved[8];
+    uintptr_t reserved[7];
 } fgv_request;
 
 typedef struct fgv_result {
