@@ -197,11 +197,11 @@ FGA_API fga_mask_desc fga_mask_describe(const fga_mask *mask);
 FGA_API int64_t fga_mask_blocks(const fga_mask *mask);
 FGA_API int64_t fga_mask_tiles(const fga_mask *mask);
 FGA_API bool fga_mask_keeps(const fga_mask *mask, int64_t b, int64_t h, int64_t u, int64_t v);
-/* Iterates row (b, h, u): the first run of kept tiles that starts at or after tile `from`, as
- * [*start, *end); false when there is none. */
+/* Iterates row (b, h, u): the first stretch of kept tiles at or after tile `from`, as [*start, *end), not further cut;
+ * false when there is none. */
 FGA_API bool fga_mask_next_run(const fga_mask *mask, int64_t b, int64_t h, int64_t u, int64_t from, int64_t *start,
                                int64_t *end);
-/* Kept valid pairs / all valid pairs, over all of [batch][heads]. */
+/* Kept valid pairs / all valid pairs, over all of [batch][heads]; 0 where nothing is valid. */
 FGA_API double fga_mask_density(const fga_mask *mask);
 
 typedef enum fga_mask_storage { FGA_MASK_BITMAP = 0, FGA_MASK_RUNS = 1 } fga_mask_storage;
@@ -258,10 +258,11 @@ typedef enum fga_select { FGA_SELECT_ALL = 0, FGA_SELECT_TOPK = 1 } fga_select;
 
 #define FGA_MAX_PHASES 16
 
-/* Sparse from step ceil(numerator*steps/denominator), 0-based, until the next phase starts. */
+/* Sparse from step ceil(numerator*steps/denominator), 0-based, until the next phase starts. Phases rise; of two that
+ * start at one step the later counts. */
 typedef struct fga_phase {
     int32_t numerator, denominator;
-    double density; /* kept fraction of key tiles per block; >= 1 keeps all, still through the sparse path */
+    double density; /* kept fraction of key tiles per block, in (0, 1]; 1 keeps all, still through the sparse path */
 } fga_phase;
 
 /* order -> score -> select -> schedule, as data. Steps before the first phase are dense. */
@@ -287,7 +288,8 @@ FGA_API const char *fga_preset_summary(int index); /* one line for humans */
 /* text = PRESET[,key=value...], e.g. "dfs,density=0.2,dense_layers=2". Keys are the struct's names, plus
  * density=D (all phases) and phases=a/b:D;a/b:D... */
 FGA_API fga_status fga_policy_parse(fga_context *ctx, const char *text, fga_policy *policy);
-/* Writes the canonical text form; needs at most 512 bytes. */
+#define FGA_POLICY_TEXT 1024 /* bytes that any policy's text fits */
+/* Writes the canonical text form: the preset's name and what differs from it. */
 FGA_API fga_status fga_policy_format(fga_context *ctx, const fga_policy *policy, char *text, size_t bytes);
 
 typedef enum fga_step_kind { FGA_STEP_DENSE = 0, FGA_STEP_REFRESH = 1, FGA_STEP_REUSE = 2 } fga_step_kind;
@@ -360,7 +362,9 @@ typedef struct fga_session_desc {
     int64_t batch, query_heads, kv_heads, head_dim;
     fga_dtype dtype;
     fga_sequence sequence;   /* self-attention: queries = keys */
-    double measure_fraction; /* sampled queries of a measured call; 0 = never measure. Default 0.02 */
+    double measure_fraction; /* sampled queries of a measured call; 0 = never measure. Default 0.02. Measured are sparse
+                                calls at refresh steps and at the last step before the next refresh: each mask at its
+                                freshest and at its most aged. One costs that fraction of a dense attention */
     uintptr_t reserved[8];
 } fga_session_desc;
 
@@ -370,9 +374,10 @@ typedef struct fga_session_report {
     double sparse_total, sparse_kept;                /* over sparse calls */
     double score_s, attend_s, measure_s;             /* seconds */
     int64_t measured_calls;
-    double recall_mean, recall_p05, recall_worst; /* over measured sparse calls; NaN when none */
+    double recall_mean, recall_p05; /* fga_quality's, averaged over measured calls; NaN when none */
+    double recall_worst;            /* the worst head of any measured call */
     double output_error_mean, output_error_worst;
-    size_t mask_bytes, mask_bytes_peak;
+    size_t mask_bytes, mask_bytes_peak; /* masks of all layers and branches */
     const char *variant;
 } fga_session_report;
 
@@ -381,10 +386,12 @@ FGA_API fga_status fga_session_create(fga_context *ctx, const fga_session_desc *
 FGA_API void fga_session_destroy(fga_session **session);
 FGA_API size_t fga_session_workspace(const fga_session *session);
 /* Self-attention of (step of steps, layer, branch) under the policy; args->mask and args->lse must be NULL. Tokens
- * must already be in the policy's order. What ran is in *kind if not NULL. */
+ * must already be in the policy's order. What ran is in *kind if not NULL: a reuse without a mask of the newest refresh
+ * refreshes. Padding is never attended. steps must stay what it was at the first call. */
 FGA_API fga_status fga_session_attend(fga_session *session, int step, int steps, int layer, int branch,
                                       const fga_attend_args *args, void *workspace, fga_step_kind *kind);
-/* The mask in force for (layer, branch), borrowed; NULL if none. */
+/* The mask in force for (layer, branch), borrowed until the next call of fga_session_attend, which may rewrite it; NULL
+ * if none. Retain it to keep it: the session then makes itself another. */
 FGA_API const fga_mask *fga_session_mask(const fga_session *session, int layer, int branch);
 FGA_API fga_session_report fga_session_get_report(const fga_session *session);
 

@@ -1,0 +1,38 @@
+/* attn.h - the attention driver, for the steps that need more than the public run gives. */
+#ifndef FGA_ATTN_ATTN_H
+#define FGA_ATTN_ATTN_H
+
+#include "attn/mask.h"
+#include "ops/ops.h"
+
+struct fga_attend_plan {
+    fga_context *ctx;
+    fga_attend_desc desc;
+    fga_ops ops;
+    int32_t rows;   /* of a work item: block_m, or the variant's own block */
+    int64_t blocks; /* of one head */
+    int64_t items;  /* batch * query_heads * blocks */
+    size_t key_list_bytes, scratch_bytes;
+    size_t workspace_bytes;
+};
+
+/* Query-key pairs of one run: what was computed, and what dense attention would have; valid tokens only, keys with
+ * bias -inf apart. */
+typedef struct fga_pairs {
+    double kept, all;
+} fga_pairs;
+
+/* fga_attend_run where a dense run (args->mask NULL) may have padding too. query and key NULL: every token is valid;
+ * with a mask they are the mask's. pairs may be NULL. */
+typedef struct fga_attend_call {
+    const fga_attend_args *args;
+    const fga_sequence *query, *key;
+    void *workspace;
+    fga_pairs *pairs;
+} fga_attend_call;
+
+/* Fills a caller-owned plan: nothing to destroy. */
+fga_status fga_attend_plan_init(fga_context *ctx, const fga_attend_desc *desc, fga_attend_plan *plan);
+fga_status fga_attend_execute(const fga_attend_plan *plan, const fga_attend_call *call);
+
+#endif

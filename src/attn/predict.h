@@ -1,0 +1,47 @@
+/* predict.h - score and select row by row, so that a refresh needs no array of all scores. */
+#ifndef FGA_ATTN_PREDICT_H
+#define FGA_ATTN_PREDICT_H
+
+#include "attn/mask.h"
+#include "ops/ops.h"
+
+/* ---- score ---------------------------------------------------------------------------------------- */
+
+typedef struct fga_scorer {
+    fga_context *ctx;
+    fga_predict_desc desc;
+    fga_ops ops;
+    fga_spans query_valid, key_valid;
+    int64_t blocks, tiles, sub_keys; /* of one head */
+    int64_t sub_queries;             /* of a whole block */
+    size_t key_bytes, worker_bytes;  /* parts of the workspace: key means and their grid; one worker's */
+    size_t workspace_bytes;
+} fga_scorer;
+
+typedef struct fga_score_call {
+    const fga_tensor *q, *k;
+    float *scores; /* [batch][query_heads][blocks][tiles], or NULL */
+    /* Takes the scores [tiles] of row (b*query_heads + h)*blocks + u; called from workers; or NULL. */
+    void (*take)(void *arg, int64_t row, const float *scores);
+    void *arg;
+    void *workspace;
+} fga_score_call;
+
+fga_status fga_scorer_init(fga_context *ctx, const fga_predict_desc *desc, fga_scorer *scorer);
+fga_status fga_scorer_run(const fga_scorer *scorer, const fga_score_call *call);
+
+/* ---- select --------------------------------------------------------------------------------------- */
+
+typedef struct fga_selector {
+    fga_mask *mask;
+    fga_spans text_queries;
+    fga_spans forced;             /* tiles that every block keeps */
+    int64_t free_begin, free_end; /* the others: tiles with valid video keys only, which are consecutive */
+    int64_t take;                 /* how many of those each block keeps */
+} fga_selector;
+
+fga_selector fga_selector_topk(fga_mask *mask, double density);
+/* Fills and seals one row of the mask's bit map; scores may be NULL where every free tile is taken. */
+void fga_selector_row(const fga_selector *selector, int64_t row, const float *scores);
+
+#endif
