@@ -144,6 +144,28 @@ fga_status fgv_config_numbers(const fgv_config *config, const char *key, int cou
     return FGA_OK;
 }
 
+fga_status fgv_config_bools(const fgv_config *config, const char *key, int count, bool *values)
+{
+    const cJSON *array = find(config, key);
+    bool good = cJSON_IsArray(array) && cJSON_GetArraySize(array) == count;
+    for (int i = 0; i < count && good; i++) {
+        const cJSON *item = cJSON_GetArrayItem(array, i);
+        good = cJSON_IsBool(item);
+        values[i] = cJSON_IsTrue(item);
+    }
+    if (!good) {
+        return fga_context_fail(config->ctx, FGA_ERR_DATA, "%s: key %s: wanted an array of %d times true or false",
+                                config->path, key, count);
+    }
+    return FGA_OK;
+}
+
+int fgv_config_count(const fgv_config *config, const char *key)
+{
+    const cJSON *array = find(config, key);
+    return cJSON_IsArray(array) ? cJSON_GetArraySize(array) : -1;
+}
+
 fga_status fgv_config_expect(const fgv_config *config, const char *key, const char *expected)
 {
     const char *value;

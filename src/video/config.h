@@ -20,6 +20,10 @@ fga_status fgv_config_bool_or(const fgv_config *config, const char *key, bool fa
 fga_status fgv_config_string_or(const fgv_config *config, const char *key, const char *fallback, const char **value);
 /* Exactly `count` numbers. */
 fga_status fgv_config_numbers(const fgv_config *config, const char *key, int count, double *values);
+/* Exactly `count` of true and false. */
+fga_status fgv_config_bools(const fgv_config *config, const char *key, int count, bool *values);
+/* Elements of the array at key; -1 where there is no array. */
+int fgv_config_count(const fgv_config *config, const char *key);
 /* Fails unless the string at key equals `expected` (a missing key passes: it is the library's own default). */
 fga_status fgv_config_expect(const fgv_config *config, const char *key, const char *expected);
 

@@ -1,0 +1,167 @@
+#include "video/vae_kernels.h"
+
+#include "video/kernel_math.h"
+
+#include <math.h>
+
+#define CHUNK FGV_VAE_MAX_CHANNELS /* floats worked on at a time: 16 KiB, within the first cache level */
+
+FGV_BODY store_chunk(void *out, int64_t at, const float *x, fgv_store store, int64_t n)
+{
+    if (store == FGV_STORE_F32) {
+        memcpy((float *)out + at, x, (size_t)n * sizeof *x);
+    } else if (store == FGV_STORE_ROUNDED) {
+        float *to = (float *)out + at;
+        for (int64_t i = 0; i < n; i++) {
+            to[i] = fgv_round_bf16(x[i]);
+        }
+    } else {
+        uint16_t *to = (uint16_t *)out + at;
+        for (int64_t i = 0; i < n; i++) {
+            to[i] = (uint16_t)(fgv_round_bits(x[i]) >> 16);
+        }
+    }
+}
+
+/* 16 channels from x, of which `valid` are the pixel's own; the others become 0. */
+FGV_BODY load_tail(fgv_lanes *v, const float *x, int64_t valid)
+{
+    float copy[FGV_LANES] = {0};
+    memcpy(copy, x, (size_t)valid * sizeof *x);
+    memcpy(v, copy, sizeof *v);
+}
+
+/* One pixel; writes channels rounded up to 16, so that pixels are taken in order and each repairs what the one before
+ * spilled. */
+FGV_BODY normalise_pixel(float *out, const float *x, const float *gamma, int64_t channels)
+{
+    fgv_lanes squares = {0}, tail = {0};
+    int64_t whole = channels / FGV_LANES * FGV_LANES;
+    for (int64_t i = 0; i < whole; i += FGV_LANES) {
+        fgv_lanes v;
+        memcpy(&v, x + i, sizeof v);
+        squares += v * v;
+    }
+    if (whole < channels) {
+        load_tail(&tail, x + whole, channels - whole);
+        squares += tail * tail;
+    }
+    float norm = sqrtf(fgv_sum_lanes(&squares));
+    float inverse = 1.0f / (norm > 1e-12f ? norm : 1e-12f);
+    for (int64_t i = 0; i < channels; i += FGV_LANES) {
+        fgv_lanes v, g;
+        if (i < whole) {
+            memcpy(&v, x + i, sizeof v);
+        } else {
+            v = tail;
+        }
+        memcpy(&g, gamma + i, sizeof g);
+        v = v * inverse * g;
+        memcpy(out + i, &v, sizeof v);
+    }
+}
+
+FGV_BODY normalise_body(const fgv_vae_normalise *a)
+{
+    _Alignas(64) float chunk[CHUNK + FGV_LANES];
+    int64_t step = CHUNK / a->channels;
+    for (int64_t p = 0; p < a->pixels; p += step) {
+        int64_t pixels = a->pixels - p < step ? a->pixels - p : step, n = pixels * a->channels;
+        const float *x = a->x + p * a->channels;
+        if (a->gamma != NULL) {
+            for (int64_t i = 0; i < pixels; i++) {
+                normalise_pixel(chunk + i * a->channels, x + i * a->channels, a->gamma, a->channels);
+            }
+            x = chunk;
+        }
+        if (a->gamma != NULL && a->silu) {
+            for (int64_t i = 0; i < n; i++) {
+                chunk[i] = fgv_silu(chunk[i]);
+            }
+        }
+        store_chunk(a->out, p * a->channels, x, a->store, n);
+    }
+}
+
+FGV_INLINE float largest(const float *x, int64_t n)
+{
+    float best[FGV_LANES];
+    for (int j = 0; j < FGV_LANES; j++) {
+        best[j] = -INFINITY;
+    }
+    int64_t whole = n / FGV_LANES * FGV_LANES;
+    for (int64_t i = 0; i < whole; i += FGV_LANES) {
+        for (int j = 0; j < FGV_LANES; j++) {
+            best[j] = x[i + j] > best[j] ? x[i + j] : best[j];
+        }
+    }
+    for (int64_t i = whole; i < n; i++) {
+        best[0] = x[i] > best[0] ? x[i] : best[0];
+    }
+    for (int j = 1; j < FGV_LANES; j++) {
+        best[0] = best[j] > best[0] ? best[j] : best[0];
+    }
+    return best[0];
+}
+
+FGV_INLINE float sum(const float *x, int64_t n)
+{
+    fgv_lanes total = {0};
+    int64_t whole = n / FGV_LANES * FGV_LANES;
+    for (int64_t i = 0; i < whole; i += FGV_LANES) {
+        fgv_lanes v;
+        memcpy(&v, x + i, sizeof v);
+        total += v;
+    }
+    float tail = 0;
+    for (int64_t i = whole; i < n; i++) {
+        tail += x[i];
+    }
+    return fgv_sum_lanes(&total) + tail;
+}
+
+FGV_BODY softmax_body(const fgv_vae_softmax *a)
+{
+    for (int64_t r = 0; r < a->rows; r++) {
+        float *x = a->scores + r * a->keys;
+        float scale = a->scale, top = largest(x, a->keys);
+        for (int64_t i = 0; i < a->keys; i++) {
+            x[i] = fgv_exp((x[i] - top) * scale);
+        }
+        a->sums[r] = sum(x, a->keys);
+        if (a->out != a->scores || a->store != FGV_STORE_F32) {
+            store_chunk(a->out, r * a->keys, x, a->store, a->keys);
+        }
+    }
+}
+
+#define KERNELS(isa, attribute) \
+    attribute static void normalise_##isa(const fgv_vae_normalise *args) \
+    { \
+        normalise_body(args); \
+    } \
+    attribute static void softmax_##isa(const fgv_vae_softmax *args) \
+    { \
+        softmax_body(args); \
+    } \
+    static const fgv_vae_kernels kernels_##isa = {normalise_##isa, softmax_##isa};
+
+KERNELS(c, )
+#if defined(__x86_64__)
+KERNELS(avx2, FGV_TARGET_AVX2)
+KERNELS(avx512, FGV_TARGET_AVX512)
+#endif
+
+const fgv_vae_kernels *fgv_vae_kernels_best(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
+        return &kernels_avx512;
+    }
+    if (__builtin_cpu_supports("avx2")) {
+        return &kernels_avx2;
+    }
+#endif
+    return &kernels_c;
+}
