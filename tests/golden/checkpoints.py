@@ -87,19 +87,20 @@ def grid(x):
     return round_grid(x, max(float(x.std()), 1e-3) / 2) if x.dim() > 1 and x.numel() > 1000 else round_bits(x, 8)
 
 
-def transformer(name):
-    model = WanTransformer3DModel(**TRANSFORMERS[name])
-    return fill(model, name, grid if name == "tiny-wan-d128" else bits11 if name == "tiny-wan" else bits10)
+def to_bf16(model):
+    """As diffusers saves a model loaded in bfloat16: some parts stay F32."""
+    for key, parameter in model.named_parameters():
+        if not any(part in key for part in KEPT_F32):
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return model
 
 
 def save_transformer(name, path):
     """tiny-wan: one F32 file. tiny-wan-d128: BF16 with F32 parts, sharded. tiny-wan-f16: F16, sharded."""
-    model = transformer(name)
+    quantise = {"tiny-wan": bits11, "tiny-wan-d128": grid, "tiny-wan-f16": bits10}[name]
+    model = fill(WanTransformer3DModel(**TRANSFORMERS[name]), name, quantise)
     if name == "tiny-wan-d128":
-        for key, parameter in model.named_parameters():
-            if not any(part in key for part in KEPT_F32):
-                parameter.data = parameter.data.to(torch.bfloat16)
-        model.save_pretrained(path, max_shard_size="1MB")
+        to_bf16(model).save_pretrained(path, max_shard_size="1MB")
     elif name == "tiny-wan-f16":
         model.to(torch.float16).save_pretrained(path, max_shard_size="60KB")
     else:

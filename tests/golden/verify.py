@@ -36,10 +36,10 @@ def both(load, compute, dtype):
     return results[0], stages_text.errors(results[1], results[0].double())
 
 
-def make(path, out, dtype):
+def make(path, out, dtype, dit_grid=(3, 6, 10), vae_grid=(2, 3, 5), prompt=PROMPT, timestep=TIMESTEP):
     tokenizer = AutoTokenizer.from_pretrained(path / "tokenizer")
-    ids = stages_tokenizer.encode(tokenizer, stages_tokenizer.clean(PROMPT, True))
-    tensors = {"text.prompt": list(PROMPT.encode()), "text.ids": ids}
+    ids = stages_tokenizer.encode(tokenizer, stages_tokenizer.clean(prompt, True))
+    tensors = {"text.prompt": list(prompt.encode()), "text.ids": ids}
 
     tensors["text.rows"], tensors["text.bf16_error"] = both(
         lambda kind: UMT5EncoderModel.from_pretrained(path / "text_encoder", dtype=kind),
@@ -47,14 +47,14 @@ def make(path, out, dtype):
     )
     text = tensors["text.rows"].to(torch.float32)
     channels = WanTransformer3DModel.load_config(path / "transformer")["in_channels"]
-    latents = normal("verify/dit", (channels, 3, 6, 10)).to(torch.float32)
-    tensors |= {"dit.latents": latents, "dit.text": text, "dit.timestep": [TIMESTEP]}
+    latents = normal("verify/dit", (channels, *dit_grid)).to(torch.float32)
+    tensors |= {"dit.latents": latents, "dit.text": text, "dit.timestep": [timestep]}
     tensors["dit.out"], tensors["dit.bf16_error"] = both(
         lambda kind: WanTransformer3DModel.from_pretrained(path / "transformer", torch_dtype=kind),
-        lambda model, kind: stages_dit.forward(model, kind, latents, text, TIMESTEP), dtype,
+        lambda model, kind: stages_dit.forward(model, kind, latents, text, timestep), dtype,
     )
     z = AutoencoderKLWan.load_config(path / "vae").get("z_dim", 16)
-    latents = normal("verify/vae", (z, 2, 3, 5)).to(torch.float32)
+    latents = normal("verify/vae", (z, *vae_grid)).to(torch.float32)
     tensors["vae.latents"] = latents
     tensors["vae.frames"], tensors["vae.bf16_error"] = both(
         lambda kind: AutoencoderKLWan.from_pretrained(path / "vae", torch_dtype=kind),
@@ -66,5 +66,5 @@ def make(path, out, dtype):
         sigmas, timesteps, trace = stages_sampler.trace(kind, STEPS, shift)
         tensors |= {f"{name}.sigmas": sigmas, f"{name}.timesteps": timesteps, f"{name}.trace": trace}
     tensors["noise.seed42"] = torch.randn(1000, generator=torch.Generator("cpu").manual_seed(42))
-    save(out, tensors, prompt=PROMPT, dtype=str(dtype))
+    save(out, tensors, prompt=prompt, dtype=str(dtype))
     print("  " + ", ".join(f"{k} {v}" for k, v in tensors.items() if k.endswith("error")))

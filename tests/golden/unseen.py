@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Random checkpoints that nobody has seen, each compared stage by stage through `fgattn verify`.
+
+    venv/bin/python tests/golden/unseen.py --program build/cli/fgattn --count 20 --seed 1
+
+Shapes, layer counts, dtypes, sharding, grids, prompts and timesteps all vary. Stops at the first that fails and keeps it.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.utils import logging
+from transformers import UMT5Config, UMT5EncoderModel
+
+import checkpoints
+import common
+import stages_pipeline
+import stages_tokenizer
+import verify
+
+CASTS = {
+    "f32": lambda model: model,
+    "f16": lambda model: model.to(torch.float16),
+    "bf16": checkpoints.to_bf16,
+}
+
+
+class Dice:
+    def __init__(self, seed):
+        self.random = np.random.Generator(np.random.PCG64(seed))
+
+    def one(self, *values):
+        return values[int(self.random.integers(len(values)))]
+
+    def whole(self, low, high):
+        return int(self.random.integers(low, high + 1))
+
+    def save(self, model, path):
+        """In a random dtype, whole or in shards."""
+        cast = self.one(*CASTS)
+        CASTS[cast](model).save_pretrained(path, max_shard_size=self.one("50KB", "200KB", "5GB"))
+        return cast
+
+
+def make_checkpoint(seed, path):
+    """A complete pipeline directory; returns a line that describes it."""
+    dice, name = Dice(seed), f"unseen-{seed}"
+    keep = lambda x: x
+    text_dim = dice.whole(1, 8) * 8 + dice.one(0, 4)
+    z = dice.one(4, 16, 12)
+    dit = dict(
+        num_attention_heads=dice.whole(1, 5), attention_head_dim=dice.one(8, 16, 24, 32, 48, 64, 128),
+        num_layers=dice.whole(1, 3), ffn_dim=dice.whole(8, 200), text_dim=text_dim, freq_dim=2 * dice.whole(8, 128),
+        in_channels=z, out_channels=z, cross_attn_norm=dice.one(True, True, False), eps=dice.one(1e-6, 1e-5),
+    )
+    vae = dict(
+        base_dim=4, decoder_base_dim=dice.one(4, 6, 8, 10), z_dim=z, num_res_blocks=dice.whole(1, 2),
+        dim_mult=[1, dice.whole(1, 2), dice.whole(2, 4), dice.whole(2, 4)],
+        temperal_downsample=dice.one([False, True, True], [True, True, False], [True, False, True]),
+        latents_mean=[float(v) for v in dice.random.normal(0, 1, z).round(4)],
+        latents_std=[float(v) for v in dice.random.uniform(0.5, 3, z).round(4)],
+    )
+    text = dict(
+        checkpoints.TEXT, d_model=text_dim, d_kv=dice.one(8, 16, 20), num_heads=dice.whole(1, 4),
+        d_ff=dice.whole(16, 120), num_layers=dice.whole(1, 3),
+    )
+    casts = [
+        dice.save(checkpoints.fill(WanTransformer3DModel(**dit), name, keep), path / "transformer"),
+        dice.save(checkpoints.fill(AutoencoderKLWan(**vae), name, keep), path / "vae"),
+        dice.save(checkpoints.fill(UMT5EncoderModel(UMT5Config(**text)), name, keep), path / "text_encoder"),
+    ]
+    checkpoints.save_scheduler(path / "scheduler")
+    shutil.copytree(common.HERE / "tiny" / "tokenizer", path / "tokenizer")
+    stages_pipeline.make_index(path)
+    prompts = [p for p in stages_tokenizer.PROMPTS if "</s>" not in p and p.strip()]
+    golden = dict(
+        dit_grid=(dice.whole(1, 6), 2 * dice.whole(1, 7), 2 * dice.whole(1, 7)),
+        vae_grid=(dice.whole(1, 4), dice.whole(1, 5), dice.whole(1, 5)),
+        prompt=dice.one(*prompts), timestep=dice.one(999, 1, dice.whole(2, 998), dice.whole(2, 998) + 0.25),
+    )
+    verify.make(path, path / "golden.safetensors", torch.float64, **golden)
+    shape = "{num_attention_heads}x{attention_head_dim} layers {num_layers} ffn {ffn_dim} freq {freq_dim}".format(**dit)
+    return f"{shape}, vae {vae['decoder_base_dim']} {vae['dim_mult']}, {'/'.join(casts)}, grids {golden['dit_grid']} {golden['vae_grid']}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", help="fgattn; without it the checkpoints are only made")
+    parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0, help="of the first; the others follow")
+    parser.add_argument("--keep", type=pathlib.Path, help="leave every checkpoint here, by its seed")
+    options = parser.parse_args()
+    common.check_versions()
+    logging.set_verbosity_error()
+    for seed in range(options.seed, options.seed + options.count):
+        path = (options.keep or pathlib.Path(tempfile.mkdtemp(prefix="unseen-"))) / str(seed)
+        print(f"{seed}: {make_checkpoint(seed, path)}", flush=True)
+        if options.program:
+            command = [options.program, "verify", "--model", path, "--golden", path / "golden.safetensors"]
+            if subprocess.run(command).returncode != 0:
+                print(f"seed {seed} fails; it is kept in {path}", file=sys.stderr)
+                return 1
+        if not options.keep:
+            shutil.rmtree(path.parent)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
