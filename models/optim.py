@@ -1,0 +1,105 @@
+"""Muon for matrices and convolution kernels, AdamW for everything else; schedules; moving averages."""
+
+import math
+
+import torch
+
+
+def orthogonalise(matrices, steps=4):
+    """Newton-Schulz iteration: [N, a, b] -> the same with all singular values near 1."""
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    for _ in range(steps):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, Nesterov, orthogonalised per weight (flattened to [out, rest]); equal shapes go through in one batch."""
+
+    def __init__(self, parameters, lr=0.02, momentum=0.95, weight_decay=0.0):
+        super().__init__(parameters, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            shapes = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    shapes.setdefault((p.shape[0], p.numel() // p.shape[0]), []).append(p)
+            for (rows, columns), members in shapes.items():
+                updates = []
+                for p in members:
+                    state = self.state[p]
+                    if "momentum" not in state:
+                        state["momentum"] = torch.zeros_like(p)
+                    state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                    updates.append(p.grad.lerp(state["momentum"], group["momentum"]).reshape(rows, columns))
+                updates = orthogonalise(torch.stack(updates))
+                scale = group["lr"] * max(1.0, rows / columns) ** 0.5
+                for p, update in zip(members, updates):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(update.view_as(p), alpha=-scale)
+
+
+class Optimiser:
+    """The pair of optimisers behind one interface, with a common schedule factor."""
+
+    def __init__(self, named_parameters, muon_lr, adam_lr, weight_decay=0.0, adam_names=()):
+        named = [(n, p) for n, p in named_parameters if p.requires_grad]
+        matrix = [p for n, p in named if muon_lr > 0 and p.ndim >= 2 and min(p.shape[0], p.numel() // p.shape[0]) > 4
+                  and not any(key in n for key in adam_names)]
+        chosen = {id(p) for p in matrix}
+        rest = [p for _, p in named if id(p) not in chosen]
+        self.parts = [Muon(matrix or [torch.zeros(1, 1)], lr=muon_lr, weight_decay=weight_decay),
+                      torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)]
+        self.base = (muon_lr, adam_lr)
+        self.parameters = [p for _, p in named]
+
+    def step(self, factor=1.0, clip=1.0):
+        """One update at `factor` times the base rates; returns the gradient norm."""
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, clip)
+        for part, lr in zip(self.parts, self.base):
+            for group in part.param_groups:
+                group["lr"] = lr * factor
+            part.step()
+            part.zero_grad(set_to_none=True)
+        return norm
+
+    def state_dict(self):
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states):
+        for part, state in zip(self.parts, states):
+            part.load_state_dict(state)
+
+
+def schedule(progress, step, warmup=30, floor=0.05, hold=0.5):
+    """Warm up over `warmup` steps, hold, then a cosine from progress `hold` down to `floor` at 1."""
+    down = min(max((progress - hold) / (1 - hold), 0.0), 1.0)
+    return min(1.0, (step + 1) / warmup) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * down)))
+
+
+class Average:
+    """Exponential moving average of a model's parameters, with an early ramp."""
+
+    def __init__(self, model, decay=0.999):
+        self.decay, self.count = decay, 0
+        self.values = [p.detach().clone() for p in model.parameters()]
+
+    @torch.no_grad()
+    def update(self, model):
+        self.count += 1
+        weight = 1 - min(self.decay, (1 + self.count) / (10 + self.count))
+        torch._foreach_lerp_(self.values, [p.detach() for p in model.parameters()], weight)
+
+    @torch.no_grad()
+    def swap(self, model):
+        """Exchange the averages and the model's parameters (call again to undo)."""
+        for value, p in zip(self.values, model.parameters()):
+            kept = p.detach().clone()
+            p.copy_(value)
+            value.copy_(kept)
