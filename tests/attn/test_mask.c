@@ -15,11 +15,18 @@ typedef struct sample {
     int64_t rows, tiles, blocks;
     uint8_t *wanted; /* kept, after tiles without a valid key are dropped */
     uint8_t *asked;  /* what the builder is given */
+    double density;
 } sample;
 
-static sample make_sample(naive_random *random, int64_t most)
+/* long_keys: rows of many words, where runs can be the smaller form. */
+static sample make_sample(naive_random *random, int64_t most, bool long_keys)
 {
     sample s = {.p = naive_random_problem(random, most), .desc = fga_mask_desc_default()};
+    if (long_keys) {
+        s.p.query = naive_sequence(random, 40);
+        s.p.key = naive_sequence(random, 4000);
+        s.p.n = 1 << naive_between(random, 0, 2);
+    }
     s.desc.batch = naive_between(random, 0, 1) == 0 ? 1 : s.p.batch;
     s.desc.heads = naive_between(random, 0, 1) == 0 ? 1 : s.p.query_heads;
     s.desc.block_m = s.p.m;
@@ -32,7 +39,7 @@ static sample make_sample(naive_random *random, int64_t most)
     s.wanted = calloc((size_t)(s.rows * s.tiles) + 1, 1);
     s.asked = calloc((size_t)(s.rows * s.tiles) + 1, 1);
     int64_t in_64 = naive_between(random, 0, 64); /* how full */
-    bool long_runs = naive_between(random, 0, 1) == 0;
+    bool long_runs = long_keys || naive_between(random, 0, 1) == 0;
     for (int64_t row = 0; row < s.rows; row++) {
         uint8_t *asked = s.asked + row * s.tiles;
         for (int64_t v = 0; v < s.tiles; v++) {
@@ -44,6 +51,7 @@ static sample make_sample(naive_random *random, int64_t most)
             asked[v] = asked[v] ? (uint8_t)naive_between(random, 1, 255) : 0;
         }
     }
+    s.density = naive_density(&(naive_mask){&s.p, s.wanted, s.desc.batch, s.desc.heads});
     return s;
 }
 
@@ -85,11 +93,10 @@ static void check_rows(const sample *s, const fga_mask *mask)
 
 static void check_mask(const sample *s, const fga_mask *mask)
 {
-    naive_mask reference = {&s->p, s->wanted, s->desc.batch, s->desc.heads};
     assert_int_equal(fga_mask_blocks(mask), s->blocks);
     assert_int_equal(fga_mask_tiles(mask), s->tiles);
     check_rows(s, mask);
-    assert_true(fabs(fga_mask_density(mask) - naive_density(&reference)) < 1e-12);
+    assert_true(fabs(fga_mask_density(mask) - s->density) < 1e-12);
     fga_mask_desc got = fga_mask_describe(mask);
     assert_memory_equal(&got, &s->desc, sizeof got);
 }
@@ -155,8 +162,8 @@ static void all_builders_storages_and_bytes_agree(void **state)
     fga_context *ctx = naive_context(2, NULL);
     naive_random random = {1};
     int storages[2] = {0};
-    for (int round = 0; round < 200; round++) {
-        sample s = make_sample(&random, round % 10 == 0 ? 900 : 200);
+    for (int round = 0; round < 90; round++) {
+        sample s = make_sample(&random, 150, round % 3 == 0);
         fga_mask *from_bool, *from_function, *from_lists = build_from_lists(ctx, &s);
         assert_int_equal(fga_mask_from_bool(ctx, &s.desc, s.asked, &from_bool), FGA_OK);
         assert_int_equal(fga_mask_from_function(ctx, &s.desc, ask, &s, &from_function), FGA_OK);
@@ -186,7 +193,7 @@ static void damaged_bytes_are_refused(void **state)
     fga_context *ctx = naive_context(1, NULL);
     naive_random random = {2};
     for (int round = 0; round < 20; round++) {
-        sample s = make_sample(&random, 150);
+        sample s = make_sample(&random, 150, round % 3 == 0);
         fga_mask *mask, *loaded;
         assert_int_equal(fga_mask_from_bool(ctx, &s.desc, s.asked, &mask), FGA_OK);
         if (round % 2 == 0) {
@@ -232,8 +239,8 @@ static void hostile_bytes_with_a_right_checksum(void **state)
     fga_context *ctx = naive_context(1, NULL);
     naive_random random = {3};
     int accepted = 0, refused = 0;
-    for (int round = 0; round < 6000; round++) {
-        sample s = make_sample(&random, 60);
+    for (int round = 0; round < 2000; round++) {
+        sample s = make_sample(&random, 60, false);
         fga_mask *mask, *loaded;
         assert_int_equal(fga_mask_from_bool(ctx, &s.desc, s.asked, &mask), FGA_OK);
         if (round % 2 == 0) {
@@ -243,9 +250,13 @@ static void hostile_bytes_with_a_right_checksum(void **state)
         uint8_t *buffer = save(ctx, mask, &bytes);
         int64_t changes = naive_between(&random, 1, 3);
         for (int64_t i = 0; i < changes; i++) {
-            bool header = naive_between(&random, 0, 1) == 0;
-            size_t at = (size_t)naive_between(&random, 16, header ? 151 : (int64_t)bytes - 1);
-            buffer[at] = naive_between(&random, 0, 3) == 0 ? 255 : (uint8_t)naive_between(&random, 0, 255);
+            bool header = bytes == 152 || naive_between(&random, 0, 2) == 0;
+            size_t at = (size_t)naive_between(&random, header ? 16 : 152, header ? 151 : (int64_t)bytes - 1);
+            if (!header && naive_between(&random, 0, 1) == 0) {
+                buffer[at / 8 * 8] ^= 1; /* the first tile of a word, or of a run */
+            } else {
+                buffer[at] = naive_between(&random, 0, 3) == 0 ? 255 : (uint8_t)naive_between(&random, 0, 255);
+            }
         }
         write_checksum(buffer, bytes);
         if (fga_mask_load(ctx, buffer, bytes, &loaded) == FGA_OK) {
@@ -265,7 +276,7 @@ static void hostile_bytes_with_a_right_checksum(void **state)
         free(buffer);
         free_sample(&s);
     }
-    assert_true(accepted > 100 && refused > 1000);
+    assert_true(accepted > 50 && refused > 1000);
     fga_context_destroy(&ctx);
 }
 
