@@ -85,11 +85,8 @@ static void *lay_out(const float *values, fga_dtype dtype, const fga_tensor *t)
 
 static fga_tensor tensor(const sample *s, int64_t heads, int64_t tokens)
 {
-    fga_tensor (*make)(void *, fga_dtype, int64_t, int64_t, int64_t, int64_t) = fga_tensor_bhsd;
-    if (s->bshd) {
-        return fga_tensor_bshd(NULL, s->dtype, s->p.batch, tokens, heads, s->p.head_dim);
-    }
-    return make(NULL, s->dtype, s->p.batch, heads, tokens, s->p.head_dim);
+    return s->bshd ? fga_tensor_bshd(NULL, s->dtype, s->p.batch, tokens, heads, s->p.head_dim)
+                   : fga_tensor_bhsd(NULL, s->dtype, s->p.batch, heads, tokens, s->p.head_dim);
 }
 
 static fga_attend_desc describe(const sample *s)
@@ -467,10 +464,14 @@ static void nothing_to_attend_to(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(equals_the_naive_attention), cmocka_unit_test(threads_and_storage_change_no_byte),
-        cmocka_unit_test(everything_kept_is_dense),   cmocka_unit_test(unkept_rows_are_never_read),
-        cmocka_unit_test(bias_broadcasts),            cmocka_unit_test(bad_plans_are_named),
-        cmocka_unit_test(bad_arguments_are_named),    cmocka_unit_test(nothing_to_attend_to),
+        cmocka_unit_test(equals_the_naive_attention),
+        cmocka_unit_test(threads_and_storage_change_no_byte),
+        cmocka_unit_test(everything_kept_is_dense),
+        cmocka_unit_test(unkept_rows_are_never_read),
+        cmocka_unit_test(bias_broadcasts),
+        cmocka_unit_test(bad_plans_are_named),
+        cmocka_unit_test(bad_arguments_are_named),
+        cmocka_unit_test(nothing_to_attend_to),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
