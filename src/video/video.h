@@ -1,0 +1,19 @@
+/* video.h - what video*.c share. */
+#ifndef FGV_VIDEO_H
+#define FGV_VIDEO_H
+
+#include "video/model.h"
+
+/* What a request's compute means on this machine. */
+fga_dtype fgv_compute_dtype(fgv_compute compute);
+/* The latents of a checked request: frames, rows, columns. */
+void fgv_request_latents(const fgv_model *model, const fgv_request *request, int size[3]);
+/* 1, or 2 with guidance: above 1, as in diffusers. */
+int fgv_request_branches(const fgv_request *request);
+
+/* A prompt's rows [rows][text_dim], free(). */
+fga_status fgv_prompt_rows(fgv_model *model, fga_dtype compute, const char *prompt, float **text, int *rows);
+/* raw [3][pixels], -1 ... 1, to rgb [pixels][3]: round(clamp(x/2 + 0.5) * 255), halves to even; NaN is 0. */
+void fgv_frame_to_rgb(const float *raw, uint8_t *rgb, int64_t pixels);
+
+#endif
