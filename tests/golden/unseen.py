@@ -36,6 +36,23 @@ CASTS = {
 }
 
 
+def raw(name):
+    """Unscaled: dense N(0, 0.3), vectors N(0.5, 0.3). Activations grow and softmaxes saturate, which is the point."""
+
+    def fill(model):
+        with torch.no_grad():
+            for key, parameter in model.named_parameters():
+                mean = 0.5 if parameter.dim() == 1 or "scale_shift_table" in key or "gamma" in key else 0.0
+                parameter.copy_(common.normal(f"{name}/{key}", parameter.shape, mean, 0.3))
+        return model.eval()
+
+    return fill
+
+
+def scaled(name):
+    return lambda model: checkpoints.fill(model, name, lambda x: x)
+
+
 class Dice:
     def __init__(self, seed):
         self.random = np.random.Generator(np.random.PCG64(seed))
@@ -53,10 +70,10 @@ class Dice:
         return cast
 
 
-def make_checkpoint(seed, path):
+def make_checkpoint(seed, path, style):
     """A complete pipeline directory; returns a line that describes it."""
     dice, name = Dice(seed), f"unseen-{seed}"
-    keep = lambda x: x
+    fill = style(name)
     text_dim = dice.whole(1, 8) * 8 + dice.one(0, 4)
     z = dice.one(4, 16, 12)
     dit = dict(
@@ -76,9 +93,9 @@ def make_checkpoint(seed, path):
         d_ff=dice.whole(16, 120), num_layers=dice.whole(1, 3),
     )
     casts = [
-        dice.save(checkpoints.fill(WanTransformer3DModel(**dit), name, keep), path / "transformer"),
-        dice.save(checkpoints.fill(AutoencoderKLWan(**vae), name, keep), path / "vae"),
-        dice.save(checkpoints.fill(UMT5EncoderModel(UMT5Config(**text)), name, keep), path / "text_encoder"),
+        dice.save(fill(WanTransformer3DModel(**dit)), path / "transformer"),
+        dice.save(fill(AutoencoderKLWan(**vae)), path / "vae"),
+        dice.save(fill(UMT5EncoderModel(UMT5Config(**text))), path / "text_encoder"),
     ]
     checkpoints.save_scheduler(path / "scheduler")
     shutil.copytree(common.HERE / "tiny" / "tokenizer", path / "tokenizer")
@@ -100,12 +117,13 @@ def main():
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the first; the others follow")
     parser.add_argument("--keep", type=pathlib.Path, help="leave every checkpoint here, by its seed")
+    parser.add_argument("--raw", action="store_true", help="weights not scaled by their fan-in: a harder test")
     options = parser.parse_args()
     common.check_versions()
     logging.set_verbosity_error()
     for seed in range(options.seed, options.seed + options.count):
         path = (options.keep or pathlib.Path(tempfile.mkdtemp(prefix="unseen-"))) / str(seed)
-        print(f"{seed}: {make_checkpoint(seed, path)}", flush=True)
+        print(f"{seed}: {make_checkpoint(seed, path, raw if options.raw else scaled)}", flush=True)
         if options.program:
             command = [options.program, "verify", "--model", path, "--golden", path / "golden.safetensors"]
             if subprocess.run(command).returncode != 0:

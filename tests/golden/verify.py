@@ -11,7 +11,7 @@ import stages_sampler
 import stages_text
 import stages_tokenizer
 import stages_vae
-from common import float64, normal, read_json, save
+from common import float64, normal, read_json, relative, save
 
 PROMPT = "A small red ball bounces over a green field, quickly."
 STEPS, TIMESTEP = 8, 731
@@ -24,16 +24,18 @@ def shift_of(path):
 
 
 def both(load, compute, dtype):
-    """compute(model, dtype) of the exact model and of torch's bf16 one, never both in memory."""
+    """compute(model, dtype) of the exact model and the errors of torch's bf16 one, never both in memory."""
     results = []
-    for kind in (dtype, torch.bfloat16):
+    for kind in (dtype, torch.bfloat16, torch.float32):
         model = load(torch.float32 if kind == torch.float64 else kind).eval()
         model = model.double() if kind == torch.float64 else model
         with float64():
             results.append(compute(model, kind))
         del model
         gc.collect()
-    return results[0], stages_text.errors(results[1], results[0].double())
+    exact = results[0].double()
+    print(f"  torch f32 {relative(results[2], exact):.1e}, bf16 {relative(results[1], exact):.1e}")
+    return results[0], stages_text.errors(results[1], exact)
 
 
 def make(path, out, dtype, dit_grid=(3, 6, 10), vae_grid=(2, 3, 5), prompt=PROMPT, timestep=TIMESTEP):
@@ -67,4 +69,3 @@ def make(path, out, dtype, dit_grid=(3, 6, 10), vae_grid=(2, 3, 5), prompt=PROMP
         tensors |= {f"{name}.sigmas": sigmas, f"{name}.timesteps": timesteps, f"{name}.trace": trace}
     tensors["noise.seed42"] = torch.randn(1000, generator=torch.Generator("cpu").manual_seed(42))
     save(out, tensors, prompt=prompt, dtype=str(dtype))
-    print("  " + ", ".join(f"{k} {v}" for k, v in tensors.items() if k.endswith("error")))
