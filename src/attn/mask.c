@@ -235,7 +235,8 @@ fga_status fga_mask_from_bool(fga_context *ctx, const fga_mask_desc *desc, const
     return FGA_OK;
 }
 
-static fga_status fill_from_lists(fga_context *ctx, fga_mask *mask, const int64_t *offsets, const int32_t *tiles)
+/* Offsets before any tile is read: only rising ones stay inside the list. */
+static fga_status check_offsets(fga_context *ctx, const fga_mask *mask, const int64_t *offsets, const int32_t *tiles)
 {
     if (offsets[0] < 0) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "offsets[0] is %" PRId64 ", wanted at least 0", offsets[0]);
@@ -246,6 +247,17 @@ static fga_status fill_from_lists(fga_context *ctx, fga_mask *mask, const int64_
                                     "offsets[%" PRId64 "] is %" PRId64 ", wanted at least %" PRId64, row + 1,
                                     offsets[row + 1], offsets[row]);
         }
+    }
+    if (tiles == NULL && offsets[mask->rows] > offsets[0]) {
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "tiles is NULL");
+    }
+    return FGA_OK;
+}
+
+static fga_status fill_from_lists(fga_context *ctx, fga_mask *mask, const int64_t *offsets, const int32_t *tiles)
+{
+    FGA_TRY(check_offsets(ctx, mask, offsets, tiles));
+    for (int64_t row = 0; row < mask->rows; row++) {
         uint64_t *bits = fga_mask_bits(mask, row);
         for (int64_t i = offsets[row]; i < offsets[row + 1]; i++) {
             if (tiles[i] < 0 || tiles[i] >= mask->tiles) {
@@ -263,12 +275,7 @@ fga_status fga_mask_from_lists(fga_context *ctx, const fga_mask_desc *desc, cons
                                const int32_t *tiles, fga_mask **out)
 {
     FGA_TRY(begin_build(ctx, desc, offsets != NULL, "offsets", out));
-    fga_status status = FGA_OK;
-    if (tiles == NULL && offsets[(*out)->rows] > offsets[0]) {
-        status = fga_context_fail(ctx, FGA_ERR_ARGUMENT, "tiles is NULL");
-    } else {
-        status = fill_from_lists(ctx, *out, offsets, tiles);
-    }
+    fga_status status = fill_from_lists(ctx, *out, offsets, tiles);
     if (status != FGA_OK) {
         fga_mask_release(out);
         return status;

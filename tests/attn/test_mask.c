@@ -307,7 +307,7 @@ static void bad_arguments_are_named(void **state)
     fga_mask_desc good = fga_mask_desc_default(), bad;
     good.query = good.key = fga_sequence_video(300);
     const uint8_t keep[9] = {0};
-    const int64_t offsets[4] = {0, 1, 1, 1}, falling[4] = {0, 2, 1, 1};
+    const int64_t offsets[4] = {0, 1, 1, 1}, falling[4] = {0, 1000000, 1, 1};
     const int32_t tiles[2] = {3, 0};
     fga_mask *mask;
     bad = good, bad.block_m = 48;
@@ -331,6 +331,9 @@ static void bad_arguments_are_named(void **state)
     assert_int_equal(fga_mask_from_lists(ctx, &good, offsets, tiles, &mask), FGA_ERR_ARGUMENT);
     assert_string_equal(fga_last_error(ctx), "tiles[0] of row 0 is 3, wanted 0 ... 2");
     assert_int_equal(fga_mask_from_lists(ctx, &good, falling, tiles + 1, &mask), FGA_ERR_ARGUMENT);
+    assert_string_equal(fga_last_error(ctx), "offsets[2] is 1, wanted at least 1000000");
+    assert_int_equal(fga_mask_from_lists(ctx, &good, offsets, NULL, &mask), FGA_ERR_ARGUMENT);
+    assert_string_equal(fga_last_error(ctx), "tiles is NULL");
     assert_null(mask);
     fga_context_destroy(&ctx);
 }
