@@ -253,7 +253,7 @@ FGA_API fga_status fga_attend_run(fga_attend_plan *plan, const fga_attend_args *
 
 /* ---- policies ----------------------------------------------------------------------------- */
 
-typedef enum fga_score { FGA_SCORE_NONE = 0, FGA_SCORE_MASS = 1 } fga_score;
+typedef enum fga_score { FGA_SCORE_NONE = 0, FGA_SCORE_MASS = 1, FGA_SCORE_CUSTOM = 2 } fga_score;
 typedef enum fga_select { FGA_SELECT_ALL = 0, FGA_SELECT_TOPK = 1 } fga_select;
 
 #define FGA_MAX_PHASES 16
@@ -264,6 +264,16 @@ typedef struct fga_phase {
     int32_t numerator, denominator;
     double density; /* kept fraction of key tiles per block, in (0, 1]; 1 keeps all, still through the sparse path */
 } fga_phase;
+
+/* Where a row of scores belongs. */
+typedef struct fga_score_row {
+    int step, layer, branch;
+    int64_t batch, head, block, tiles;
+} fga_score_row;
+
+/* Fills scores [row->tiles], f32, for FGA_SCORE_CUSTOM; forced tiles, K and ties are the library's. Called from several
+ * threads, once per row and refresh; results are reproducible if it depends on the row alone. */
+typedef void (*fga_score_fn)(void *user, const fga_score_row *row, float *scores);
 
 /* order -> score -> select -> schedule, as data. Steps before the first phase are dense. */
 typedef struct fga_policy {
@@ -279,7 +289,9 @@ typedef struct fga_policy {
     int32_t refresh_every; /* 0: refresh at phase starts only; n: also every n steps from a phase's start */
     int32_t dense_layers;  /* layers 0 ... dense_layers-1 are never sparse */
     bool share_branches;   /* guidance branch 0 refreshes for all */
-    uintptr_t reserved[16];
+    fga_score_fn custom;   /* with FGA_SCORE_CUSTOM; has no text form */
+    void *custom_user;
+    uintptr_t reserved[14];
 } fga_policy;
 
 FGA_API int fga_preset_count(void);

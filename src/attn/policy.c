@@ -100,7 +100,7 @@ static int shown(slice text) /* for %.*s */
 /* ---- keys ----------------------------------------------------------------------------------------- */
 
 static const char *const order_names[] = {"raster", "hilbert", NULL};
-static const char *const score_names[] = {"none", "mass", NULL};
+static const char *const score_names[] = {"none", "mass", "custom", NULL};
 static const char *const select_names[] = {"all", "topk", NULL};
 static const char *const bool_names[] = {"false", "true", NULL};
 
@@ -304,6 +304,10 @@ fga_status fga_policy_check(fga_context *ctx, const fga_policy *p)
     FGA_TRY(fga_check_range(ctx, "dense_layers", p->dense_layers, 0, MAX_COUNT));
     if (p->phases > 0 && p->select == FGA_SELECT_TOPK && p->score == FGA_SCORE_NONE) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "select is topk but score is none, wanted score=mass");
+    }
+    if (p->score == FGA_SCORE_CUSTOM && p->custom == NULL) {
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT,
+                                "score is custom but there is no function, which text cannot name");
     }
     return check_phases(ctx, p);
 }

@@ -25,6 +25,9 @@ typedef struct fga_score_call {
     void (*take)(void *arg, int64_t row, const float *scores);
     void *arg;
     void *workspace;
+    fga_score_fn custom; /* scores the rows instead of the mass of q and k; or NULL */
+    void *custom_user;
+    int step, layer, branch; /* told to custom */
 } fga_score_call;
 
 fga_status fga_scorer_init(fga_context *ctx, const fga_predict_desc *desc, fga_scorer *scorer);

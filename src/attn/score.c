@@ -248,40 +248,53 @@ static int64_t pool_block(const run *r, int64_t head, int64_t u, int64_t valid, 
     return count;
 }
 
+static void mass_of_block(const run *r, int64_t head, int64_t u, const worker_part *w, float *score)
+{
+    const fga_scorer *s = r->scorer;
+    const fga_predict_desc *d = &s->desc;
+    int64_t b = head / d->query_heads, kv_head = head % d->query_heads / (d->query_heads / d->kv_heads);
+    int64_t valid = fga_spans_count(&s->query_valid, u * d->block_m, (u + 1) * d->block_m);
+    if (valid == 0 || s->key_valid.count == 0) {
+        memset(score, 0, (size_t)s->tiles * sizeof *score);
+        return;
+    }
+    int64_t sub_queries = pool_block(r, head, u, valid, w);
+    fga_mass_op op = {
+        .q_mean = w->mean,
+        .q_weight = w->weight,
+        .k_mean = r->key.mean + (b * d->kv_heads + kv_head) * s->sub_keys * d->head_dim,
+        .log_n = r->key.log_n,
+        .tile_begin = r->key.tile_begin,
+        .score = score,
+        .sub_keys = s->sub_keys,
+        .tiles = s->tiles,
+        .sub_queries = (int32_t)sub_queries,
+        .head_dim = (int32_t)d->head_dim,
+        .scale = d->scale,
+        .scratch = w->mass,
+    };
+    s->ops.mass(&op);
+}
+
 static void score_block(void *arg, int64_t row, int worker)
 {
     const run *r = arg;
     const fga_scorer *s = r->scorer;
-    const fga_predict_desc *d = &s->desc;
+    const fga_score_call *call = r->call;
     int64_t head = row / s->blocks, u = row % s->blocks;
-    int64_t b = head / d->query_heads, kv_head = head % d->query_heads / (d->query_heads / d->kv_heads);
-    int64_t valid = fga_spans_count(&s->query_valid, u * d->block_m, (u + 1) * d->block_m);
     worker_part w;
     size_t used = 0;
     lay_out_worker(s, r->workers + (size_t)worker * s->worker_bytes, &used, &w);
-    float *score = r->call->scores != NULL ? r->call->scores + row * s->tiles : w.score;
-    if (valid == 0 || s->key_valid.count == 0) {
-        memset(score, 0, (size_t)s->tiles * sizeof *score);
+    float *score = call->scores != NULL ? call->scores + row * s->tiles : w.score;
+    if (call->custom != NULL) {
+        int64_t b = head / s->desc.query_heads, h = head % s->desc.query_heads;
+        fga_score_row at = {call->step, call->layer, call->branch, b, h, u, s->tiles};
+        call->custom(call->custom_user, &at, score);
     } else {
-        int64_t sub_queries = pool_block(r, head, u, valid, &w);
-        fga_mass_op op = {
-            .q_mean = w.mean,
-            .q_weight = w.weight,
-            .k_mean = r->key.mean + (b * d->kv_heads + kv_head) * s->sub_keys * d->head_dim,
-            .log_n = r->key.log_n,
-            .tile_begin = r->key.tile_begin,
-            .score = score,
-            .sub_keys = s->sub_keys,
-            .tiles = s->tiles,
-            .sub_queries = (int32_t)sub_queries,
-            .head_dim = (int32_t)d->head_dim,
-            .scale = d->scale,
-            .scratch = w.mass,
-        };
-        s->ops.mass(&op);
+        mass_of_block(r, head, u, &w, score);
     }
-    if (r->call->take != NULL) {
-        r->call->take(r->call->arg, row, score);
+    if (call->take != NULL) {
+        call->take(call->arg, row, score);
     }
 }
 
@@ -298,7 +311,9 @@ fga_status fga_scorer_run(const fga_scorer *s, const fga_score_call *call)
     lay_out_keys(s, call->workspace, &used, &r.key);
     lay_key_grid(s, &r.key);
     r.chunks = fga_ceil_div(s->sub_keys, POOL_CHUNK);
-    fga_parallel_for(s->ctx, d->batch * d->kv_heads * r.chunks, pool_keys, &r);
+    if (call->custom == NULL) {
+        fga_parallel_for(s->ctx, d->batch * d->kv_heads * r.chunks, pool_keys, &r);
+    }
     fga_parallel_for(s->ctx, d->batch * d->query_heads * s->blocks, score_block, &r);
     return FGA_OK;
 }

@@ -259,10 +259,17 @@ static fga_status refresh(const call *c, slot *own, double density)
     if (all) {
         fga_parallel_for(s->ctx, own->mask->rows, keep_row, &selector);
     } else {
-        FGA_TRY(fga_scorer_run(
-            &s->scorer,
-            &(fga_score_call){
-                .q = &c->args->q, .k = &c->args->k, .take = select_row, .arg = &selector, .workspace = c->workspace}));
+        const fga_policy *policy = &s->desc.policy;
+        fga_score_call score = {
+            .q = &c->args->q, .k = &c->args->k, .take = select_row, .arg = &selector, .workspace = c->workspace};
+        if (policy->score == FGA_SCORE_CUSTOM) {
+            score.custom = policy->custom;
+            score.custom_user = policy->custom_user;
+            score.step = c->step;
+            score.layer = c->layer;
+            score.branch = c->branch;
+        }
+        FGA_TRY(fga_scorer_run(&s->scorer, &score));
     }
     fga_mask_seal(own->mask);
     own->refreshed = c->step;
