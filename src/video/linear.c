@@ -13,9 +13,13 @@
 /* Up to this many rows, packing the weights would cost more than the product: plain dot products read them once. */
 #define FEW_ROWS 16
 #define FEW_ROWS_COLS 64 /* outputs per work item there */
-#define TILE_ROWS 128
-/* Per thread, items to hand out: more balance better, fewer pack weights less often. */
-#define ITEMS_PER_THREAD 8
+/* Tiles are large enough that what a product reads from beyond its own cache costs little beside its arithmetic. Few
+ * rows are cut finer, for the sake of balance. */
+#define TILE_COLS 256
+#define TILE_ROWS 256
+#define TILE_ROWS_SHORT 128
+#define SHORT_ROWS 8192
+#define ITEMS_PER_THREAD 4
 
 fga_status fgv_linear_load(fgv_weights *weights, fgv_linear *linear, int64_t out, int64_t in, bool has_bias,
                            const char *format, ...)
@@ -52,8 +56,10 @@ typedef struct job {
     const fgv_linear_kernels *kernels;
     bool round;       /* inputs are rounded to bf16, products run in f32 */
     bool native_bf16; /* inputs are converted to bf16, products take them */
-    int64_t tile_cols, row_tiles, tiles, tiles_per_item;
-    uint64_t run;       /* tells one run's packed weights from another's */
+    int64_t tile_rows, row_tiles, col_tiles;
+    int64_t col_groups; /* a work item is one row tile by one group of column tiles */
+    char *packed;       /* [col_tiles] packed weights, packed_stride bytes apart */
+    size_t packed_stride;
     _Atomic int failed; /* an fga_status: the first failure */
 } job;
 
@@ -69,24 +75,20 @@ static const char *weight_row(const job *j, int64_t row)
     return (const char *)w->data + (size_t)(row * j->linear->in) * fga_dtype_size(w->dtype);
 }
 
-/* Bias and activation from the product's f32 [rows][cols] to their place in y. The product is scratch. */
-static void finish_tile(const job *j, float *product, int64_t row, int64_t rows, int64_t col, int64_t cols)
+/* Bias and activation of one row, from f32 sums to their place in y. The sums are scratch, or that place. */
+static void finish_row(const job *j, float *sums, const float *bias, int64_t row, int64_t col, int64_t cols)
 {
-    const float *bias = j->linear->bias != NULL ? j->linear->bias + col : NULL;
-    for (int64_t r = 0; r < rows; r++) {
-        float *in = product + r * cols;
-        int64_t at = (row + r) * j->args.y_stride + col;
-        if (j->args.y_dtype == FGA_F32) {
-            j->kernels->finish((float *)j->args.y + at, in, bias, j->args.activation, cols);
-            continue;
-        }
-        j->kernels->finish(in, in, bias, j->args.activation, cols);
-        uint16_t *out = (uint16_t *)j->args.y + at;
-        if (j->args.y_dtype == FGA_BF16) {
-            j->kernels->to_bf16(out, in, FGA_F32, cols);
-        } else {
-            fga_from_f32(out, FGA_F16, in, cols);
-        }
+    int64_t at = row * j->args.y_stride + col;
+    if (j->args.y_dtype == FGA_F32) {
+        j->kernels->finish((float *)j->args.y + at, sums, bias, j->args.activation, cols);
+        return;
+    }
+    j->kernels->finish(sums, sums, bias, j->args.activation, cols);
+    uint16_t *out = (uint16_t *)j->args.y + at;
+    if (j->args.y_dtype == FGA_BF16) {
+        j->kernels->to_bf16(out, sums, FGA_F32, cols);
+    } else {
+        fga_from_f32(out, FGA_F16, sums, cols);
     }
 }
 
@@ -133,30 +135,30 @@ static void run_few_rows(void *arg, int64_t item, int worker)
             }
         }
     }
-    finish_tile(j, y, 0, rows, col, cols);
-}
-
-/* ---- many rows: tiles of packed products ---------------------------------------------------------------------- */
-
-/* A packed tile should stay in the second-level cache beside the rows that stream through it. */
-static int64_t choose_tile_cols(int64_t in, int64_t out)
-{
-    int64_t cols = in <= 1024 ? 256 : in <= 2048 ? 128 : 64;
-    return cols < out ? cols : out;
-}
-
-/* The weights of column tile `tile` into the thread's packed buffer, unless they are there. */
-static fga_status pack_tile(const job *j, fgv_product_thread *thread, const fgv_product_shape *typical, int64_t tile)
-{
-    fgv_product_packed *tag = fgv_product_packed_tag(thread);
-    if (tag->run == j->run && tag->tile == tile) {
-        return FGA_OK;
+    for (int64_t r = 0; r < rows; r++) {
+        finish_row(j, y + r * cols, j->linear->bias != NULL ? j->linear->bias + col : NULL, r, col, cols);
     }
-    const void *w = weight_row(j, tile * j->tile_cols);
-    fga_dtype stored = j->linear->weight.dtype;
-    int64_t n = typical->cols * typical->inner;
-    fga_dtype wanted = j->native_bf16 ? FGA_BF16 : FGA_F32;
+}
+
+/* ---- many rows: the layer's weights packed tile by tile, then tiles of products ------------------------------------
+ */
+
+static fgv_product_shape shape_of(const job *j, int64_t row_tile, int64_t col_tile)
+{
+    int64_t rows = j->args.rows - row_tile * j->tile_rows, cols = j->linear->out - col_tile * TILE_COLS;
+    fgv_product_shape shape = {.inner = j->linear->in, .bf16 = j->native_bf16, .bias = j->linear->bias != NULL};
+    shape.rows = rows < j->tile_rows ? rows : j->tile_rows;
+    shape.cols = cols < TILE_COLS ? cols : TILE_COLS;
+    return shape;
+}
+
+static fga_status pack_tile(const job *j, fgv_product_thread *thread, int64_t tile)
+{
+    fgv_product_shape shape = shape_of(j, 0, tile);
+    const void *w = weight_row(j, tile * TILE_COLS);
+    fga_dtype stored = j->linear->weight.dtype, wanted = j->native_bf16 ? FGA_BF16 : FGA_F32;
     if (stored != wanted || (j->round && stored == FGA_F32)) {
+        int64_t n = shape.cols * shape.inner;
         void *converted = fgv_product_scratch(thread, FGV_SLOT_W, (size_t)n * fga_dtype_size(wanted));
         if (converted == NULL) {
             return FGA_ERR_MEMORY;
@@ -168,72 +170,123 @@ static fga_status pack_tile(const job *j, fgv_product_thread *thread, const fgv_
         }
         w = converted;
     }
-    fga_status status = fgv_product_pack(thread, typical, w);
-    *tag = (fgv_product_packed){status == FGA_OK ? j->run : 0, tile};
-    return status;
+    return fgv_product_pack(thread, &shape, j->tile_rows, w, j->packed + (size_t)tile * j->packed_stride);
 }
 
-/* The rows as the product takes them: in place when they are f32 as they are, else converted. */
-static const void *load_rows(const job *j, fgv_product_thread *thread, int64_t row, fgv_product_shape *shape)
+/* The rows as the product takes them: in place when they are dense f32 and stay so, else converted into scratch. */
+static const void *load_rows(const job *j, fgv_product_thread *thread, int64_t row, int64_t rows)
 {
     const float *x = j->args.x + row * j->args.x_stride;
-    shape->x_stride = j->args.x_stride;
-    if (!j->round && !j->native_bf16) {
+    int64_t in = j->linear->in;
+    if (!j->round && !j->native_bf16 && j->args.x_stride == in) {
         return x;
     }
-    int64_t in = shape->inner;
     size_t element = j->native_bf16 ? sizeof(uint16_t) : sizeof(float);
-    char *converted = fgv_product_scratch(thread, FGV_SLOT_X, (size_t)(shape->rows * in) * element);
-    for (int64_t r = 0; converted != NULL && r < shape->rows; r++) {
+    char *converted = fgv_product_scratch(thread, FGV_SLOT_X, (size_t)(rows * in) * element);
+    for (int64_t r = 0; converted != NULL && r < rows; r++) {
         void *out = converted + (size_t)(r * in) * element;
         if (j->native_bf16) {
             j->kernels->to_bf16(out, x + r * j->args.x_stride, FGA_F32, in);
         } else {
-            j->kernels->widen(out, x + r * j->args.x_stride, FGA_F32, true, in);
+            j->kernels->widen(out, x + r * j->args.x_stride, FGA_F32, j->round, in);
         }
     }
-    shape->x_stride = in;
     return converted;
 }
 
-static fga_status run_tile(const job *j, fgv_product_thread *thread, int64_t tile)
+/* One product, its bias included, and the activation. Results go straight to their place where that is dense f32. */
+static fga_status run_tile(const job *j, fgv_product_thread *thread, int64_t row_tile, int64_t col_tile, const void *x)
 {
-    int64_t col_tile = tile / j->row_tiles, row = tile % j->row_tiles * TILE_ROWS, col = col_tile * j->tile_cols;
-    int64_t rows = j->args.rows - row < TILE_ROWS ? j->args.rows - row : TILE_ROWS;
-    int64_t cols = j->linear->out - col < j->tile_cols ? j->linear->out - col : j->tile_cols;
-    fgv_product_shape shape = {rows, cols, j->linear->in, 0, j->native_bf16};
-    fgv_product_shape typical = shape;
-    typical.rows = TILE_ROWS;
-    FGA_TRY(pack_tile(j, thread, &typical, col_tile));
-    const void *x = load_rows(j, thread, row, &shape);
-    float *y = fgv_product_scratch(thread, FGV_SLOT_Y, sizeof *y * (size_t)(rows * cols));
-    if (x == NULL || y == NULL) {
+    fgv_product_shape shape = shape_of(j, row_tile, col_tile);
+    int64_t row = row_tile * j->tile_rows, col = col_tile * TILE_COLS;
+    bool direct = j->args.y_dtype == FGA_F32 && j->args.y_stride == shape.cols;
+    fgv_product_operands operands = {.x = x, .packed = j->packed + (size_t)col_tile * j->packed_stride};
+    operands.bias = shape.bias ? j->linear->bias + col : NULL;
+    operands.y = direct ? (float *)j->args.y + row * j->args.y_stride
+                        : fgv_product_scratch(thread, FGV_SLOT_Y, sizeof(float) * (size_t)(shape.rows * shape.cols));
+    if (operands.y == NULL) {
         return FGA_ERR_MEMORY;
     }
-    FGA_TRY(fgv_product_run(thread, &shape, typical.rows, x, y));
-    finish_tile(j, y, row, rows, col, cols);
+    FGA_TRY(fgv_product_run(thread, &shape, j->tile_rows, &operands));
+    for (int64_t r = 0; r < shape.rows && (!direct || j->args.activation != FGV_IDENTITY); r++) {
+        finish_row(j, operands.y + r * shape.cols, NULL, row + r, col, shape.cols);
+    }
     return FGA_OK;
 }
 
-static void run_tiles(void *arg, int64_t item, int worker)
+static fga_status run_row_tile(const job *j, fgv_product_thread *thread, int64_t item)
 {
-    (void)worker;
-    job *j = arg;
-    int64_t first = item * j->tiles_per_item;
-    int64_t last = first + j->tiles_per_item < j->tiles ? first + j->tiles_per_item : j->tiles;
+    int64_t row_tile = item / j->col_groups, group = item % j->col_groups;
+    int64_t first = group * j->col_tiles / j->col_groups, last = (group + 1) * j->col_tiles / j->col_groups;
+    fgv_product_shape shape = shape_of(j, row_tile, 0);
+    const void *x = load_rows(j, thread, row_tile * j->tile_rows, shape.rows);
+    if (x == NULL) {
+        return FGA_ERR_MEMORY;
+    }
+    for (int64_t tile = first; tile < last; tile++) {
+        FGA_TRY(run_tile(j, thread, row_tile, tile, x));
+    }
+    return FGA_OK;
+}
+
+static void run_item(job *j, int64_t item, fga_status (*work)(const job *j, fgv_product_thread *thread, int64_t item))
+{
     fgv_product_thread *thread = fgv_product_thread_get();
     if (thread == NULL) {
         fail(j, FGA_ERR_MEMORY);
         return;
     }
     int saved = fgv_product_enter();
-    for (int64_t tile = first; tile < last && atomic_load(&j->failed) == FGA_OK; tile++) {
-        fga_status status = run_tile(j, thread, tile);
-        if (status != FGA_OK) {
-            fail(j, status);
-        }
-    }
+    fga_status status = atomic_load(&j->failed) == FGA_OK ? work(j, thread, item) : FGA_OK;
     fgv_product_leave(saved);
+    if (status != FGA_OK) {
+        fail(j, status);
+    }
+}
+
+static void pack_body(void *arg, int64_t item, int worker)
+{
+    (void)worker;
+    run_item(arg, item, pack_tile);
+}
+
+static void product_body(void *arg, int64_t item, int worker)
+{
+    (void)worker;
+    run_item(arg, item, run_row_tile);
+}
+
+static fga_status run_many_rows(fga_context *ctx, job *j)
+{
+    int64_t items = (int64_t)fga_context_threads(ctx) * ITEMS_PER_THREAD;
+    j->tile_rows = j->args.rows <= SHORT_ROWS ? TILE_ROWS_SHORT : TILE_ROWS;
+    j->row_tiles = (j->args.rows + j->tile_rows - 1) / j->tile_rows;
+    j->col_tiles = (j->linear->out + TILE_COLS - 1) / TILE_COLS;
+    /* How tiles are grouped may depend on the threads: it changes who computes a tile, not its bytes. */
+    j->col_groups = (items + j->row_tiles - 1) / j->row_tiles;
+    j->col_groups = j->col_groups < j->col_tiles ? j->col_groups : j->col_tiles;
+
+    fgv_product_thread *thread = fgv_product_thread_get();
+    fgv_product_shape shape = shape_of(j, 0, 0);
+    size_t bytes = 0;
+    if (thread == NULL) {
+        return FGA_ERR_MEMORY;
+    }
+    int saved = fgv_product_enter();
+    fga_status status = fgv_product_packed_bytes(thread, &shape, j->tile_rows, &bytes);
+    fgv_product_leave(saved);
+    FGA_TRY(status);
+    j->packed_stride = (bytes + 63) / 64 * 64;
+    if (j->packed_stride > SIZE_MAX / (size_t)j->col_tiles) {
+        return FGA_ERR_MEMORY;
+    }
+    j->packed = fgv_product_scratch(thread, FGV_SLOT_PACKED, j->packed_stride * (size_t)j->col_tiles);
+    if (j->packed == NULL) {
+        return FGA_ERR_MEMORY;
+    }
+    fga_parallel_for(ctx, j->col_tiles, pack_body, j);
+    fga_parallel_for(ctx, j->row_tiles * j->col_groups, product_body, j);
+    return FGA_OK;
 }
 
 static fga_status check_args(fga_context *ctx, const fgv_linear *linear, const fgv_linear_args *a)
@@ -258,7 +311,6 @@ static fga_status check_args(fga_context *ctx, const fgv_linear *linear, const f
 
 fga_status fgv_linear_run(fga_context *ctx, const fgv_linear *linear, const fgv_linear_args *args)
 {
-    static _Atomic uint64_t runs = 0;
     FGA_TRY(check_args(ctx, linear, args));
     if (args->rows == 0) {
         return FGA_OK;
@@ -272,14 +324,10 @@ fga_status fgv_linear_run(fga_context *ctx, const fgv_linear *linear, const fgv_
     } else {
         j.native_bf16 = args->compute == FGA_BF16 && fgv_product_native_bf16();
         j.round = args->compute == FGA_BF16 && !j.native_bf16;
-        j.run = atomic_fetch_add(&runs, 1) + 1;
-        j.tile_cols = choose_tile_cols(linear->in, linear->out);
-        j.row_tiles = (args->rows + TILE_ROWS - 1) / TILE_ROWS;
-        j.tiles = j.row_tiles * ((linear->out + j.tile_cols - 1) / j.tile_cols);
-        /* How tiles are grouped may depend on the threads: it changes who computes a tile, not its bytes. */
-        j.tiles_per_item = j.tiles / ((int64_t)fga_context_threads(ctx) * ITEMS_PER_THREAD);
-        j.tiles_per_item = j.tiles_per_item > 0 ? j.tiles_per_item : 1;
-        fga_parallel_for(ctx, (j.tiles + j.tiles_per_item - 1) / j.tiles_per_item, run_tiles, &j);
+        fga_status prepared = run_many_rows(ctx, &j);
+        if (prepared != FGA_OK) {
+            fail(&j, prepared);
+        }
     }
     fga_status status = (fga_status)atomic_load(&j.failed);
     if (status != FGA_OK) {

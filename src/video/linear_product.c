@@ -11,7 +11,7 @@
 #define CACHED 48
 
 typedef struct packing {
-    fgv_product_shape key; /* rows: the typical ones; x_stride 0 */
+    fgv_product_shape key; /* of what matters to the layout; rows: the typical ones */
     dnnl_memory_desc_t layout;
     size_t bytes;
     dnnl_primitive_t reorder;
@@ -22,7 +22,7 @@ typedef struct product {
     fgv_product_shape key;
     int64_t typical_rows;
     dnnl_primitive_t matmul;
-    dnnl_memory_t x, w, y, scratchpad;
+    dnnl_memory_t x, w, bias, y, scratchpad;
     size_t scratchpad_bytes;
 } product;
 
@@ -34,7 +34,6 @@ struct fgv_product_thread {
     unsigned next_packing, next_product;
     void *scratch[FGV_SLOTS];
     size_t scratch_bytes[FGV_SLOTS];
-    fgv_product_packed packed;
 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -54,6 +53,7 @@ static void clear_product(product *p)
     dnnl_primitive_destroy(p->matmul);
     dnnl_memory_destroy(p->x);
     dnnl_memory_destroy(p->w);
+    dnnl_memory_destroy(p->bias);
     dnnl_memory_destroy(p->y);
     dnnl_memory_destroy(p->scratchpad);
     *p = (product){0};
@@ -112,22 +112,13 @@ void *fgv_product_scratch(fgv_product_thread *thread, enum fgv_product_slot slot
         free(thread->scratch[slot]);
         thread->scratch[slot] = aligned_alloc(64, rounded);
         thread->scratch_bytes[slot] = thread->scratch[slot] != NULL ? rounded : 0;
-        if (slot == FGV_SLOT_PACKED) {
-            thread->packed.run = 0;
-        }
     }
     return thread->scratch[slot];
 }
 
-fgv_product_packed *fgv_product_packed_tag(fgv_product_thread *thread)
-{
-    return &thread->packed;
-}
-
 static bool same_shape(const fgv_product_shape *a, const fgv_product_shape *b)
 {
-    return a->rows == b->rows && a->cols == b->cols && a->inner == b->inner && a->x_stride == b->x_stride &&
-           a->bf16 == b->bf16;
+    return a->rows == b->rows && a->cols == b->cols && a->inner == b->inner && a->bf16 == b->bf16 && a->bias == b->bias;
 }
 
 static dnnl_status_t make_memory_desc(dnnl_memory_desc_t *desc, int64_t rows, int64_t cols, int64_t row_stride,
@@ -149,17 +140,18 @@ static dnnl_status_t make_memory_desc(dnnl_memory_desc_t *desc, int64_t rows, in
 static dnnl_status_t describe_product(const fgv_product_thread *thread, const fgv_product_shape *shape,
                                       dnnl_memory_desc_t *layout, dnnl_primitive_desc_t *out)
 {
-    dnnl_memory_desc_t x, w = *layout, y;
+    dnnl_memory_desc_t x, w = *layout, bias, y;
     dnnl_matmul_desc_t matmul;
     dnnl_primitive_attr_t attributes = NULL;
     dnnl_status_t result;
-    CHECK(make_memory_desc(&x, shape->rows, shape->inner, shape->x_stride, 1, shape->bf16));
+    CHECK(make_memory_desc(&x, shape->rows, shape->inner, shape->inner, 1, shape->bf16));
     CHECK(make_memory_desc(&y, shape->rows, shape->cols, shape->cols, 1, false));
+    CHECK(make_memory_desc(&bias, 1, shape->cols, shape->cols, 1, false));
     if (layout->ndims == 0) {
         const dnnl_dims_t dims = {shape->inner, shape->cols};
         CHECK(dnnl_memory_desc_init_by_tag(&w, 2, dims, shape->bf16 ? dnnl_bf16 : dnnl_f32, dnnl_format_tag_any));
     }
-    CHECK(dnnl_matmul_desc_init(&matmul, &x, &w, NULL, &y));
+    CHECK(dnnl_matmul_desc_init(&matmul, &x, &w, shape->bias ? &bias : NULL, &y));
     CHECK(dnnl_primitive_attr_create(&attributes));
     CHECK(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user));
     CHECK(dnnl_primitive_desc_create(out, &matmul, attributes, thread->engine, NULL));
@@ -175,9 +167,7 @@ static dnnl_status_t make_packing(fgv_product_thread *thread, const fgv_product_
     dnnl_memory_desc_t plain;
     dnnl_status_t result;
     *p = (packing){.key = *shape};
-    fgv_product_shape dense = *shape;
-    dense.x_stride = shape->inner;
-    CHECK(describe_product(thread, &dense, &p->layout, &product_desc));
+    CHECK(describe_product(thread, shape, &p->layout, &product_desc));
     CHECK(make_memory_desc(&plain, shape->inner, shape->cols, 1, shape->inner, shape->bf16));
     p->bytes = dnnl_memory_desc_get_size(&p->layout);
     CHECK(dnnl_reorder_primitive_desc_create(&reorder_desc, &plain, thread->engine, &p->layout, thread->engine, NULL));
@@ -196,9 +186,7 @@ cleanup:
 static dnnl_status_t find_packing(fgv_product_thread *thread, const fgv_product_shape *shape, int64_t typical_rows,
                                   packing **out)
 {
-    fgv_product_shape wanted = *shape;
-    wanted.rows = typical_rows;
-    wanted.x_stride = 0;
+    const fgv_product_shape wanted = {typical_rows, shape->cols, shape->inner, shape->bf16, false};
     for (int i = 0; i < CACHED; i++) {
         if (thread->packings[i].reorder != NULL && same_shape(&thread->packings[i].key, &wanted)) {
             *out = &thread->packings[i];
@@ -226,6 +214,10 @@ static dnnl_status_t make_product(fgv_product_thread *thread, const fgv_product_
     CHECK(dnnl_memory_create(&p->x, dnnl_primitive_desc_query_md(desc, dnnl_query_src_md, 0), thread->engine,
                              DNNL_MEMORY_NONE));
     CHECK(dnnl_memory_create(&p->w, &layout, thread->engine, DNNL_MEMORY_NONE));
+    if (shape->bias) {
+        CHECK(dnnl_memory_create(&p->bias, dnnl_primitive_desc_query_md(desc, dnnl_query_weights_md, 1), thread->engine,
+                                 DNNL_MEMORY_NONE));
+    }
     CHECK(dnnl_memory_create(&p->y, dnnl_primitive_desc_query_md(desc, dnnl_query_dst_md, 0), thread->engine,
                              DNNL_MEMORY_NONE));
     CHECK(dnnl_memory_create(&p->scratchpad, scratchpad, thread->engine, DNNL_MEMORY_NONE));
@@ -257,15 +249,28 @@ static fga_status to_status(dnnl_status_t result)
     return result == dnnl_success ? FGA_OK : result == dnnl_out_of_memory ? FGA_ERR_MEMORY : FGA_ERR_INTERNAL;
 }
 
-fga_status fgv_product_pack(fgv_product_thread *thread, const fgv_product_shape *shape, const void *w)
+fga_status fgv_product_packed_bytes(fgv_product_thread *thread, const fgv_product_shape *shape, int64_t typical_rows,
+                                    size_t *bytes)
+{
+    packing *p;
+    dnnl_status_t result = find_packing(thread, shape, typical_rows, &p);
+    *bytes = result == dnnl_success ? p->bytes : 0;
+    return to_status(result);
+}
+
+/* oneDNN takes every buffer as mutable; these it only reads. */
+static void *unconst(const void *pointer)
+{
+    return (void *)(uintptr_t)pointer;
+}
+
+fga_status fgv_product_pack(fgv_product_thread *thread, const fgv_product_shape *shape, int64_t typical_rows,
+                            const void *w, void *packed)
 {
     packing *p;
     dnnl_status_t result;
-    CHECK(find_packing(thread, shape, shape->rows, &p));
-    void *packed = fgv_product_scratch(thread, FGV_SLOT_PACKED, p->bytes);
-    CHECK(packed != NULL ? dnnl_success : dnnl_out_of_memory);
-    /* oneDNN takes every buffer as mutable; it only reads this one. */
-    CHECK(dnnl_memory_set_data_handle(p->from, (void *)(uintptr_t)w));
+    CHECK(find_packing(thread, shape, typical_rows, &p));
+    CHECK(dnnl_memory_set_data_handle(p->from, unconst(w)));
     CHECK(dnnl_memory_set_data_handle(p->to, packed));
     const dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, p->from}, {DNNL_ARG_TO, p->to}};
     CHECK(dnnl_primitive_execute(p->reorder, thread->stream, 2, args));
@@ -274,20 +279,26 @@ cleanup:
 }
 
 fga_status fgv_product_run(fgv_product_thread *thread, const fgv_product_shape *shape, int64_t typical_rows,
-                           const void *x, float *y)
+                           const fgv_product_operands *operands)
 {
     product *p;
     dnnl_status_t result;
     CHECK(find_product(thread, shape, typical_rows, &p));
     void *scratchpad = fgv_product_scratch(thread, FGV_SLOT_DNNL, p->scratchpad_bytes);
     CHECK(p->scratchpad_bytes == 0 || scratchpad != NULL ? dnnl_success : dnnl_out_of_memory);
-    CHECK(dnnl_memory_set_data_handle(p->x, (void *)(uintptr_t)x));
-    CHECK(dnnl_memory_set_data_handle(p->w, thread->scratch[FGV_SLOT_PACKED]));
-    CHECK(dnnl_memory_set_data_handle(p->y, y));
+    CHECK(dnnl_memory_set_data_handle(p->x, unconst(operands->x)));
+    CHECK(dnnl_memory_set_data_handle(p->w, unconst(operands->packed)));
+    CHECK(dnnl_memory_set_data_handle(p->y, operands->y));
     CHECK(dnnl_memory_set_data_handle(p->scratchpad, scratchpad));
-    const dnnl_exec_arg_t args[] = {
-        {DNNL_ARG_SRC, p->x}, {DNNL_ARG_WEIGHTS, p->w}, {DNNL_ARG_DST, p->y}, {DNNL_ARG_SCRATCHPAD, p->scratchpad}};
-    CHECK(dnnl_primitive_execute(p->matmul, thread->stream, 4, args));
+    if (shape->bias) {
+        CHECK(dnnl_memory_set_data_handle(p->bias, unconst(operands->bias)));
+    }
+    const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, p->x},
+                                    {DNNL_ARG_WEIGHTS, p->w},
+                                    {DNNL_ARG_DST, p->y},
+                                    {DNNL_ARG_SCRATCHPAD, p->scratchpad},
+                                    {DNNL_ARG_BIAS, p->bias}};
+    CHECK(dnnl_primitive_execute(p->matmul, thread->stream, shape->bias ? 5 : 4, args));
 cleanup:
     return to_status(result);
 }
