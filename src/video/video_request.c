@@ -4,8 +4,10 @@
 #include "video/sampler.h"
 #include "video/video.h"
 
-/* What a process has resident before any weights: the program, its libraries, oneDNN's compiled kernels. */
-#define PROCESS_BYTES (48u << 20)
+/* What is resident beside weights and buffers: the program, its libraries and oneDNN's compiled kernels; and per thread
+ * the packed weights and scratch of a product, and its corner of the heap. */
+#define PROCESS_BYTES (16u << 20)
+#define THREAD_BYTES (2u << 20)
 
 fgv_request fgv_request_default(const fgv_model *model)
 {
@@ -164,6 +166,7 @@ fga_status fgv_predict_memory(const fgv_model *model, const fgv_request *r, uint
     uint64_t decode = before + fgv_dit_weight_bytes(model->dit) + latents + frame +
                       fgv_vae_memory(model->vae, job.compute, job.h, job.w);
     uint64_t most = text > denoise ? text : denoise;
-    *bytes = PROCESS_BYTES + (most > decode ? most : decode);
+    uint64_t process = PROCESS_BYTES + (uint64_t)fga_context_threads(model->ctx) * THREAD_BYTES;
+    *bytes = process + (most > decode ? most : decode);
     return FGA_OK;
 }
