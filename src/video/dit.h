@@ -24,6 +24,7 @@ typedef struct fgv_dit fgv_dit;
 /* dir holds config.json and diffusion_pytorch_model.safetensors (single or sharded). */
 fga_status fgv_dit_open(fga_context *ctx, const char *dir, fgv_dit **dit);
 void fgv_dit_close(fgv_dit **dit);
+void fgv_dit_rest(const fgv_dit *dit); /* fgv_weights_rest */
 const fgv_dit_config *fgv_dit_get_config(const fgv_dit *dit);
 int64_t fgv_dit_parameters(const fgv_dit *dit);
 uint64_t fgv_dit_weight_bytes(const fgv_dit *dit);

@@ -223,6 +223,11 @@ void fgv_dit_close(fgv_dit **handle)
     *handle = NULL;
 }
 
+void fgv_dit_rest(const fgv_dit *dit)
+{
+    fgv_weights_rest(dit->weights);
+}
+
 const fgv_dit_config *fgv_dit_get_config(const fgv_dit *dit)
 {
     return &dit->config;

@@ -1,3 +1,4 @@
+#define _DEFAULT_SOURCE /* madvise: the posix_ one does nothing here */
 #include "video/safetensors.h"
 
 #include "base/error.h"
@@ -288,4 +289,11 @@ const fgv_safetensors_entry *fgv_safetensors_find(const fgv_safetensors *file, c
         }
     }
     return NULL;
+}
+
+void fgv_safetensors_rest(const fgv_safetensors *file)
+{
+    if (file->mapping != NULL) {
+        madvise(file->mapping, file->mapping_bytes, MADV_DONTNEED); /* a hint: nothing depends on its success */
+    }
 }

@@ -30,6 +30,8 @@ fga_status fgv_safetensors_open(fga_context *ctx, const char *path, fgv_safetens
 fga_status fgv_safetensors_parse(fga_context *ctx, const char *label, const void *bytes, size_t size,
                                  fgv_safetensors *file);
 void fgv_safetensors_close(fgv_safetensors *file);
+/* Lets go of the pages that reading has brought in: they come back when they are read again. */
+void fgv_safetensors_rest(const fgv_safetensors *file);
 /* NULL if there is none of this name. */
 const fgv_safetensors_entry *fgv_safetensors_find(const fgv_safetensors *file, const char *name);
 

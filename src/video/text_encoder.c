@@ -158,6 +158,11 @@ void fgv_text_encoder_close(fgv_text_encoder **handle)
     *handle = NULL;
 }
 
+void fgv_text_encoder_rest(const fgv_text_encoder *encoder)
+{
+    fgv_weights_rest(encoder->weights);
+}
+
 int64_t fgv_text_encoder_dim(const fgv_text_encoder *encoder)
 {
     return encoder->d_model;

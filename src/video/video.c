@@ -79,6 +79,7 @@ static fga_status read_prompts(generation *g)
         FGA_TRY(fgv_prompt_rows(g->model, g->compute, prompts[b], &g->text[b], &g->rows[b]));
         FGA_TRY(advance(g));
     }
+    fgv_text_encoder_rest(g->model->text);
     g->result->text_s = fgv_seconds() - g->stage_start;
     return FGA_OK;
 }
@@ -205,6 +206,7 @@ static fga_status run(generation *g)
     FGA_TRY(read_prompts(g));
     FGA_TRY(denoise(g));
     release_denoising(g);
+    fgv_dit_rest(g->model->dit);
     int channels = g->model->info.latent_channels;
     if (r->on_latents != NULL && !r->on_latents(r->user, g->latents, channels, g->size[0], g->size[1], g->size[2])) {
         return stopped(g);

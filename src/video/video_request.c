@@ -6,8 +6,8 @@
 
 /* What is resident beside weights and buffers: the program, its libraries and oneDNN's compiled kernels; and per thread
  * the packed weights and scratch of a product, and its corner of the heap. */
-#define PROCESS_BYTES (16u << 20)
-#define THREAD_BYTES (2u << 20)
+#define PROCESS_BYTES (15u << 20)
+#define THREAD_BYTES (1u << 20)
 
 fgv_request fgv_request_default(const fgv_model *model)
 {
@@ -160,11 +160,9 @@ fga_status fgv_predict_memory(const fgv_model *model, const fgv_request *r, uint
         (uint64_t)model->info.latent_channels * (uint64_t)job.t * (uint64_t)job.h * (uint64_t)job.w * sizeof(float);
     uint64_t copies = 1 + (uint64_t)job.branches + (r->sampler == FGV_SAMPLER_UNIPC ? 3 : 0);
     uint64_t frame = (uint64_t)r->width * (uint64_t)r->height * 3;
-    /* Weights that a stage has read stay resident; what it works with does not. */
-    uint64_t before = fgv_text_encoder_memory(model->text, 0);
-    uint64_t denoise = before + fgv_dit_weight_bytes(model->dit) + plan + rows + copies * latents;
-    uint64_t decode = before + fgv_dit_weight_bytes(model->dit) + latents + frame +
-                      fgv_vae_memory(model->vae, job.compute, job.h, job.w);
+    /* Every stage lets go of the weights that it has read, so the stages do not add up. */
+    uint64_t denoise = fgv_dit_weight_bytes(model->dit) + plan + rows + copies * latents;
+    uint64_t decode = latents + frame + fgv_vae_memory(model->vae, job.compute, job.h, job.w);
     uint64_t most = text > denoise ? text : denoise;
     uint64_t process = PROCESS_BYTES + (uint64_t)fga_context_threads(model->ctx) * THREAD_BYTES;
     *bytes = process + (most > decode ? most : decode);

@@ -212,6 +212,13 @@ void fgv_weights_close(fgv_weights **handle)
     *handle = NULL;
 }
 
+void fgv_weights_rest(const fgv_weights *weights)
+{
+    for (int i = 0; i < weights->shard_count; i++) {
+        fgv_safetensors_rest(&weights->shards[i].file);
+    }
+}
+
 static named_tensor *find(const fgv_weights *w, const char *name)
 {
     named_tensor key = {.name = name};

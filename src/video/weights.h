@@ -19,6 +19,9 @@ typedef struct fgv_weights fgv_weights;
  * tensor and what was expected. */
 fga_status fgv_weights_open(fga_context *ctx, const char *dir, const char *stem, fgv_weights **weights);
 void fgv_weights_close(fgv_weights **weights);
+/* Lets go of the pages that reading has brought in, for a stage that is over; they come back when they are read again.
+ */
+void fgv_weights_rest(const fgv_weights *weights);
 
 /* The tensor with exactly this name and shape; F32, F16 or BF16. The name is printf-formatted. */
 fga_status fgv_weights_get(fgv_weights *weights, fgv_tensor *tensor, int rank, const int64_t *shape,
