@@ -60,6 +60,9 @@ typedef struct tally {
 
 fga_status fga_attend_plan_init(fga_context *ctx, const fga_attend_desc *desc, fga_attend_plan *plan)
 {
+    if (ctx == NULL) {
+        return FGA_ERR_ARGUMENT;
+    }
     FGA_TRY(check_desc(ctx, desc));
     *plan = (fga_attend_plan){.ctx = ctx, .desc = *desc};
     fga_attend_desc *d = &plan->desc;
@@ -328,7 +331,8 @@ static double all_pairs(const run *r)
             pairs += (double)keys;
         }
     }
-    return pairs * (double)(d->query_heads / d->kv_heads) * (double)fga_spans_count(&r->queries, 0, d->query_len);
+    int64_t group = d->query_heads / d->kv_heads;
+    return pairs * (double)group * (double)fga_spans_count(&r->queries, 0, d->query_len);
 }
 
 fga_status fga_attend_execute(const fga_attend_plan *plan, const fga_attend_call *call)

@@ -18,7 +18,7 @@
 #include <string.h>
 
 enum { HEADER_BYTES = 152, CHECKED_FROM = 16 };
-static const char magic[8] = {'F', 'G', 'A', 'M', 'A', 'S', 'K', '1'};
+static const uint8_t magic[8] = {'F', 'G', 'A', 'M', 'A', 'S', 'K', '1'};
 
 static void put(uint8_t *at, uint64_t value, int bytes)
 {

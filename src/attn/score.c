@@ -106,6 +106,9 @@ static fga_status check_desc(fga_context *ctx, const fga_predict_desc *d)
 
 fga_status fga_scorer_init(fga_context *ctx, const fga_predict_desc *desc, fga_scorer *s)
 {
+    if (ctx == NULL) {
+        return FGA_ERR_ARGUMENT;
+    }
     FGA_TRY(check_desc(ctx, desc));
     *s = (fga_scorer){.ctx = ctx, .desc = *desc};
     fga_status status = fga_ops_select(ctx->options.variant, &s->ops);
