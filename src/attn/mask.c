@@ -386,18 +386,60 @@ double fga_mask_density(const fga_mask *mask)
     return mask->pairs_all > 0 ? mask->pairs_kept / mask->pairs_all : 0.0;
 }
 
-int64_t fga_mask_list_keys(const fga_mask *mask, int64_t row, const fga_spans *keys, uint32_t *list)
+static int64_t list_interval(uint32_t *list, int64_t begin, int64_t end)
+{
+    for (int64_t i = 0; i < end - begin; i++) {
+        list[i] = (uint32_t)(begin + i);
+    }
+    return end - begin;
+}
+
+/* Keys [begin, end) of the row's kept tiles, a word of 64 tiles at a time: with scattered tiles a search for each run
+ * would cost more than the run itself. */
+static int64_t list_from_bits(const fga_mask *mask, int64_t row, int64_t begin, int64_t end, uint32_t *list)
+{
+    const uint64_t *bits = fga_mask_bits(mask, row);
+    int64_t n = mask->desc.tile_n, first = begin / n, last = (end - 1) / n, count = 0;
+    for (int64_t w = first / 64; w <= last / 64; w++) {
+        uint64_t word = bits[w];
+        word &= w == first / 64 ? ~(uint64_t)0 << (first % 64) : ~(uint64_t)0;
+        word &= w == last / 64 ? ~(uint64_t)0 >> (63 - last % 64) : ~(uint64_t)0;
+        if (word == ~(uint64_t)0) {
+            count += list_interval(list + count, fga_max(w * 64 * n, begin), fga_min((w + 1) * 64 * n, end));
+        } else if (n == 1) {
+            for (; word != 0; word &= word - 1) {
+                list[count++] = (uint32_t)(w * 64 + __builtin_ctzll(word));
+            }
+        } else {
+            for (; word != 0; word &= word - 1) {
+                int64_t tile = w * 64 + __builtin_ctzll(word);
+                count += list_interval(list + count, fga_max(tile * n, begin), fga_min((tile + 1) * n, end));
+            }
+        }
+    }
+    return count;
+}
+
+static int64_t list_from_runs(const fga_mask *mask, int64_t row, int64_t begin, int64_t end, uint32_t *list)
 {
     int64_t n = mask->desc.tile_n, count = 0;
-    for (int i = 0; i < keys->count; i++) {
-        int64_t tile = keys->begin[i] / n, run_end;
-        while (fga_mask_row_run(mask, row, tile, &tile, &run_end) && tile * n < keys->end[i]) {
-            int64_t end = fga_min(run_end * n, keys->end[i]);
-            for (int64_t key = fga_max(tile * n, keys->begin[i]); key < end; key++) {
-                list[count++] = (uint32_t)key;
-            }
-            tile = run_end;
+    for (int64_t i = find_run(mask, row, begin / n); i < mask->run_offsets[row + 1]; i++) {
+        int64_t from = fga_max(mask->runs[i].begin * n, begin), to = fga_min(mask->runs[i].end * n, end);
+        if (from >= to) {
+            break;
         }
+        count += list_interval(list + count, from, to);
+    }
+    return count;
+}
+
+int64_t fga_mask_list_keys(const fga_mask *mask, int64_t row, const fga_spans *keys, uint32_t *list)
+{
+    int64_t count = 0;
+    for (int i = 0; i < keys->count; i++) {
+        count += mask->storage == FGA_MASK_BITMAP
+                     ? list_from_bits(mask, row, keys->begin[i], keys->end[i], list + count)
+                     : list_from_runs(mask, row, keys->begin[i], keys->end[i], list + count);
     }
     return count;
 }

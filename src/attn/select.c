@@ -6,36 +6,63 @@
 #include <math.h>
 #include <string.h>
 
-/* Scores as integers of the same order; -0 equals 0, and NaN comes last. */
-static uint32_t rank_of(float score)
+/* Scores as integers of the same order; -0 equals 0, and NaN comes last. Free of branches, so that it vectorises. */
+static inline uint32_t rank_of(float score)
 {
-    uint32_t bits = fga_f32_bits(score + 0.0f);
-    if (score != score) {
-        return 0;
-    }
-    return bits >> 31 ? ~bits : bits | 0x80000000u;
+    uint32_t bits = fga_f32_bits(score), magnitude = bits & 0x7fffffffu;
+    uint32_t ordered = bits >> 31 ? ~bits : bits | 0x80000000u;
+    ordered = magnitude == 0 ? 0x80000000u : ordered;
+    return magnitude > 0x7f800000u ? 0 : ordered;
 }
 
-/* The k-th largest rank (1 <= k <= count) by four rounds of counting eight bits; *ties = how many of that rank are
- * among the k largest. */
+/* The k-th largest rank (1 <= k <= count), found by counting digits of 11, 11 and 10 bits; *ties = how many of that
+ * rank are among the k largest. Later rounds count only the few ranks that share the digits found so far. */
 static uint32_t find_cut(const float *scores, int64_t count, int64_t k, int64_t *ties)
 {
+    static const struct {
+        int shift;
+        uint32_t digits;
+    } rounds[3] = {{21, 2048}, {10, 2048}, {0, 1024}};
     uint32_t cut = 0, known = 0; /* the cut's bits so far, and which those are */
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        int64_t histogram[256] = {0};
+    for (int r = 0; r < 3; r++) {
+        uint32_t histogram[2048], digits = rounds[r].digits;
+        int shift = rounds[r].shift;
+        memset(histogram, 0, digits * sizeof *histogram);
         for (int64_t i = 0; i < count; i++) {
             uint32_t rank = rank_of(scores[i]);
-            histogram[rank >> shift & 255] += (rank & known) == cut;
+            if ((rank & known) == cut) {
+                histogram[rank >> shift & (digits - 1)]++;
+            }
         }
-        uint32_t digit = 255;
+        uint32_t digit = digits - 1;
         while (histogram[digit] < k) {
             k -= histogram[digit--];
         }
         cut |= digit << shift;
-        known |= (uint32_t)255 << shift;
+        known |= (digits - 1) << shift;
     }
     *ties = k;
     return cut;
+}
+
+/* Sets the bit of every free tile above the cut, and of the first `ties` at it. */
+static void keep_best(const fga_selector *s, const float *scores, uint64_t *bits)
+{
+    int64_t ties;
+    uint32_t cut = find_cut(scores + s->free_begin, s->free_end - s->free_begin, s->take, &ties);
+    for (int64_t begin = s->free_begin, end; begin < s->free_end; begin = end) {
+        uint64_t word = 0, equal = 0;
+        end = fga_min(s->free_end, (begin / 64 + 1) * 64);
+        for (int64_t v = begin; v < end; v++) {
+            uint32_t rank = rank_of(scores[v]);
+            word |= (uint64_t)(rank > cut) << (v % 64);
+            equal |= (uint64_t)(rank == cut) << (v % 64);
+        }
+        for (; equal != 0 && ties > 0; equal &= equal - 1, ties--) {
+            word |= equal & -equal;
+        }
+        bits[begin / 64] |= word;
+    }
 }
 
 fga_selector fga_selector_topk(fga_mask *mask, double density)
@@ -80,13 +107,7 @@ void fga_selector_row(const fga_selector *s, int64_t row, const float *scores)
         if (s->take == free_tiles) {
             fga_bits_set(bits, s->free_begin, s->free_end);
         } else {
-            int64_t ties;
-            uint32_t cut = find_cut(scores + s->free_begin, free_tiles, s->take, &ties);
-            for (int64_t v = s->free_begin; v < s->free_end; v++) {
-                uint32_t rank = rank_of(scores[v]);
-                bool kept = rank > cut || (rank == cut && ties-- > 0);
-                bits[v / 64] |= (uint64_t)kept << (v % 64);
-            }
+            keep_best(s, scores, bits);
         }
     }
     fga_mask_seal_row(mask, row);
