@@ -7,6 +7,7 @@ Shapes, layer counts, dtypes, sharding, grids, prompts and timesteps all vary. S
 """
 
 import argparse
+import inspect
 import os
 import pathlib
 import shutil
@@ -64,9 +65,14 @@ class Dice:
         return int(self.random.integers(low, high + 1))
 
     def save(self, model, path):
-        """In a random dtype, whole or in shards."""
+        """In a random dtype, whole or in shards, at times with a config that leaves plain defaults out."""
         cast = self.one(*CASTS)
         CASTS[cast](model).save_pretrained(path, max_shard_size=self.one("50KB", "200KB", "5GB"))
+        if self.one(True, False) and not isinstance(model, UMT5EncoderModel):
+            defaults = {k: v.default for k, v in inspect.signature(type(model).__init__).parameters.items()}
+            config = common.read_json(path / "config.json")
+            slim = {k: v for k, v in config.items() if k not in defaults or isinstance(v, list) or v != defaults[k]}
+            common.save_json(path / "config.json", slim)
         return cast
 
 
@@ -82,7 +88,7 @@ def make_checkpoint(seed, path, style):
         in_channels=z, out_channels=z, cross_attn_norm=dice.one(True, True, False), eps=dice.one(1e-6, 1e-5),
     )
     vae = dict(
-        base_dim=4, decoder_base_dim=dice.one(4, 6, 8, 10), z_dim=z, num_res_blocks=dice.whole(1, 2),
+        base_dim=4, decoder_base_dim=dice.one(None, 4, 6, 8, 10), z_dim=z, num_res_blocks=dice.whole(1, 2),
         dim_mult=[1, dice.whole(1, 2), dice.whole(2, 4), dice.whole(2, 4)],
         temperal_downsample=dice.one([False, True, True], [True, True, False], [True, False, True]),
         latents_mean=[float(v) for v in dice.random.normal(0, 1, z).round(4)],
@@ -108,7 +114,7 @@ def make_checkpoint(seed, path, style):
     )
     verify.make(path, path / "golden.safetensors", torch.float64, **golden)
     shape = "{num_attention_heads}x{attention_head_dim} layers {num_layers} ffn {ffn_dim} freq {freq_dim}".format(**dit)
-    return f"{shape}, vae {vae['decoder_base_dim']} {vae['dim_mult']}, {'/'.join(casts)}, grids {golden['dit_grid']} {golden['vae_grid']}"
+    return f"{shape}, vae {vae['decoder_base_dim'] or 4} {vae['dim_mult']}, {'/'.join(casts)}, grids {golden['dit_grid']} {golden['vae_grid']}"
 
 
 def main():
