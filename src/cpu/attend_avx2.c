@@ -1,0 +1,18 @@
+/* attend_avx2.c - AVX2, FMA and F16C: f32 in place, f16 and bf16 converted. */
+#include "cpu/vec_avx2.h"
+
+#include "cpu/words_f32.h"
+
+#include "cpu/attend_panel.h"
+#include "cpu/cpu.h"
+
+void fga_overlay_avx2(fga_ops *ops)
+{
+    ops->name = "avx2";
+    for (int dtype = FGA_F32; dtype <= FGA_BF16; dtype++) {
+        ops->attend[dtype] = attend;
+        ops->attend_variant[dtype] = "avx2";
+        ops->attend_scratch[dtype] = attend_scratch;
+        ops->block_rows[dtype] = 64;
+    }
+}

@@ -1,0 +1,18 @@
+/* attend_avx512.c - AVX-512 (F, BW, DQ, VL): f32 in place, f16 and bf16 converted. */
+#include "cpu/vec_avx512.h"
+
+#include "cpu/words_f32.h"
+
+#include "cpu/attend_panel.h"
+#include "cpu/cpu.h"
+
+void fga_overlay_avx512(fga_ops *ops)
+{
+    ops->name = "avx512";
+    for (int dtype = FGA_F32; dtype <= FGA_BF16; dtype++) {
+        ops->attend[dtype] = attend;
+        ops->attend_variant[dtype] = "avx512";
+        ops->attend_scratch[dtype] = attend_scratch;
+        ops->block_rows[dtype] = 64;
+    }
+}

@@ -1,0 +1,173 @@
+/* vec_avx512.h - the vector words of attend_panel.h and score_panel.h on AVX-512 (F, BW, DQ, VL). */
+#ifndef FGA_CPU_VEC_AVX512_H
+#define FGA_CPU_VEC_AVX512_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef __m512 vec;
+
+/* TILE x 2 accumulators, two query vectors and one broadcast: 27 of 32 registers, 14 pointers of 15. */
+enum { LANES = 16, TILE = 12 };
+#define EACH_TILE(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
+
+static inline vec vec_load(const float *x)
+{
+    return _mm512_loadu_ps(x);
+}
+
+static inline void vec_store(float *x, vec a)
+{
+    _mm512_storeu_ps(x, a);
+}
+
+static inline vec vec_set(float x)
+{
+    return _mm512_set1_ps(x);
+}
+
+/* One 32-bit word, at any address, in every lane. */
+static inline vec vec_broadcast(const char *word)
+{
+    float x;
+    memcpy(&x, word, sizeof x);
+    return _mm512_set1_ps(x);
+}
+
+static inline vec vec_add(vec a, vec b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+static inline vec vec_sub(vec a, vec b)
+{
+    return _mm512_sub_ps(a, b);
+}
+
+static inline vec vec_mul(vec a, vec b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+static inline vec vec_div(vec a, vec b)
+{
+    return _mm512_div_ps(a, b);
+}
+
+/* a*b + c */
+static inline vec vec_fma(vec a, vec b, vec c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+/* The larger one; b where either is NaN. */
+static inline vec vec_max(vec a, vec b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+static inline int vec_any_above(vec a, vec b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0;
+}
+
+/* 2^x: x = n + f, abs(f) <= 1/2, a polynomial for 2^f (relative error 2^-23) and an exact scaling, which also makes
+ * 2^-inf = 0 out of f = -inf + inf and keeps NaN. */
+static inline vec vec_exp2(vec x)
+{
+    vec n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    vec f = _mm512_sub_ps(x, n);
+    vec y = _mm512_set1_ps(0x1.5bba14p-10f);
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.3cea88p-7f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.c6b752p-5f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.ebf9bcp-3f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.62e42ap-1f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(y, n);
+}
+
+/* Four 32-bit words of each of LANES rows; lane group g of z[k] comes from row 4*g + k. */
+static inline void vec_load_rows(vec z[4], const char *const *rows, int64_t offset)
+{
+    for (int k = 0; k < 4; k++) {
+        __m128 part[4];
+        for (int g = 0; g < 4; g++) {
+            memcpy(&part[g], rows[4 * g + k] + offset, sizeof part[g]);
+        }
+        z[k] = _mm512_insertf32x4(_mm512_castps128_ps512(part[0]), part[1], 1);
+        z[k] = _mm512_insertf32x4(z[k], part[2], 2);
+        z[k] = _mm512_insertf32x4(z[k], part[3], 3);
+    }
+}
+
+/* Lane group g of z[k] goes to rows[4*g + k]; rows from `count` on are left alone. */
+static inline void vec_store_rows(const vec z[4], char *const *rows, int64_t offset, int count)
+{
+    for (int k = 0; k < 4; k++) {
+        __m128 part[4] = {_mm512_castps512_ps128(z[k]), _mm512_extractf32x4_ps(z[k], 1),
+                          _mm512_extractf32x4_ps(z[k], 2), _mm512_extractf32x4_ps(z[k], 3)};
+        for (int g = 0; g < 4; g++) {
+            if (4 * g + k < count) {
+                memcpy(rows[4 * g + k] + offset, &part[g], sizeof part[g]);
+            }
+        }
+    }
+}
+
+/* Transposes the 4x4 words of every lane group: rows become columns and columns rows. */
+static inline void vec_transpose4(vec z[4])
+{
+    __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(z[0], z[1])), b = _mm512_castps_pd(_mm512_unpacklo_ps(z[2], z[3]));
+    __m512d c = _mm512_castps_pd(_mm512_unpackhi_ps(z[0], z[1])), d = _mm512_castps_pd(_mm512_unpackhi_ps(z[2], z[3]));
+    z[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+    z[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    z[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(c, d));
+    z[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(c, d));
+}
+
+/* n is a multiple of 8 in all conversions. */
+static inline void vec_f16_to_f32(float *out, const void *in, int n)
+{
+    for (int i = 0; i < n; i += LANES) {
+        __mmask16 mask = n - i >= LANES ? 0xffff : 0xff;
+        __m256i half = _mm256_maskz_loadu_epi16(mask, (const uint16_t *)in + i);
+        _mm512_mask_storeu_ps(out + i, mask, _mm512_cvtph_ps(half));
+    }
+}
+
+static inline void vec_bf16_to_f32(float *out, const void *in, int n)
+{
+    for (int i = 0; i < n; i += LANES) {
+        __mmask16 mask = n - i >= LANES ? 0xffff : 0xff;
+        __m256i half = _mm256_maskz_loadu_epi16(mask, (const uint16_t *)in + i);
+        __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+        _mm512_mask_storeu_ps(out + i, mask, _mm512_castsi512_ps(bits));
+    }
+}
+
+static inline void vec_f32_to_f16(void *out, const float *in, int n)
+{
+    for (int i = 0; i < n; i += LANES) {
+        __mmask16 mask = n - i >= LANES ? 0xffff : 0xff;
+        __m512 x = _mm512_maskz_loadu_ps(mask, in + i);
+        _mm256_mask_storeu_epi16((uint16_t *)out + i, mask, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+    }
+}
+
+/* To nearest even, as fga_f32_to_bf16: a NaN keeps its high bits and becomes quiet. */
+static inline void vec_f32_to_bf16(void *out, const float *in, int n)
+{
+    for (int i = 0; i < n; i += LANES) {
+        __mmask16 mask = n - i >= LANES ? 0xffff : 0xff;
+        __m512 x = _mm512_maskz_loadu_ps(mask, in + i);
+        __m512i bits = _mm512_castps_si512(x);
+        __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+        __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+        __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+        rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+        _mm256_mask_storeu_epi16((uint16_t *)out + i, mask, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+    }
+}
+
+#endif

@@ -1,0 +1,66 @@
+/* words_bf16.h - one word is a pair of bf16, multiplied by VDPBF16PS (two products, f32 sums).
+ *
+ * Q and K pair neighbouring channels, as they lie in memory. P V pairs neighbouring kept keys: the value rows of two
+ * keys are interleaved once per block, and weights are packed to match.
+ */
+#ifndef FGA_CPU_WORDS_BF16_H
+#define FGA_CPU_WORDS_BF16_H
+
+#include "cpu/element.h"
+#include "ops/ops.h"
+
+enum { WORD = 2 };
+
+static inline vec word_dot(vec acc, vec a, vec b)
+{
+    return _mm512_dpbf16_ps(acc, (__m512bh)b, (__m512bh)a);
+}
+
+/* Packs two rows of weights; the sum is of the weights before rounding, so that L keeps the precision of f32. */
+static inline vec store_weights(float *row, const vec weight[WORD])
+{
+    const __m512i pair = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(weight[1], weight[0]);
+    _mm512_storeu_si512(row, _mm512_permutexvar_epi16(pair, halves));
+    return _mm512_add_ps(weight[0], weight[1]);
+}
+
+static const char *stage_query(const fga_attend_op *op, int32_t row, float *staged)
+{
+    (void)staged;
+    return element(op->q, row * op->q_stride, op->dtype);
+}
+
+static void stage_keys(const fga_attend_op *op, const char *const *source, int count, float *staged, const char **rows)
+{
+    (void)op;
+    (void)staged;
+    memcpy(rows, source, (size_t)count * sizeof *rows);
+}
+
+/* words[c] = first[c] | second[c] << 16; the missing partner of an odd last key is zero. */
+static void interleave(uint32_t *words, const char *first, const char *second, int32_t head_dim)
+{
+    for (int32_t c = 0; c < head_dim; c += LANES) {
+        __mmask16 mask = head_dim - c >= LANES ? 0xffff : 0xff;
+        __m256i low = _mm256_maskz_loadu_epi16(mask, first + 2 * c);
+        __m256i high = second != NULL ? _mm256_maskz_loadu_epi16(mask, second + 2 * c) : _mm256_setzero_si256();
+        __m512i word = _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
+        _mm512_mask_storeu_epi32(words + c, mask, _mm512_or_si512(word, _mm512_cvtepu16_epi32(low)));
+    }
+}
+
+/* Returns the rows of words, one for every two keys. */
+static int stage_values(const fga_attend_op *op, const char *const *source, int count, float *staged, const char **rows)
+{
+    int pairs = (count + 1) / 2;
+    for (int i = 0; i < pairs; i++) {
+        float *words = staged + (size_t)i * (size_t)op->head_dim;
+        interleave((uint32_t *)words, source[2 * i], 2 * i + 1 < count ? source[2 * i + 1] : NULL, op->head_dim);
+        rows[i] = (const char *)words;
+    }
+    return pairs;
+}
+
+#endif

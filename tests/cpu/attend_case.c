@@ -1,0 +1,326 @@
+#include "attend_case.h"
+
+#include "base/half.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+enum { GUARD = 64, POISON = 0xa5 };
+
+uint64_t next_random(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static float random_float(uint64_t *state) /* roughly normal, variance 1 */
+{
+    float sum = 0;
+    for (int i = 0; i < 3; i++) {
+        sum += (float)(next_random(state) >> 40) * 0x1p-23f - 1.0f;
+    }
+    return sum;
+}
+
+static size_t width(fga_dtype dtype)
+{
+    return dtype == FGA_F32 ? 4 : 2;
+}
+
+static void *allocate(attend_data *d, size_t bytes)
+{
+    void *p = aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
+    if (p == NULL) {
+        abort();
+    }
+    d->allocated[d->allocations++] = p;
+    return p;
+}
+
+float attend_data_get(const attend_data *d, const char *tensor, int64_t row, int32_t i)
+{
+    float x;
+    size_t w = width(d->spec.dtype);
+    char word[4] = {0};
+    memcpy(word, tensor + (size_t)(row * d->stride + i) * w, w);
+    fga_to_f32(&x, word, d->spec.dtype, 1);
+    return x;
+}
+
+void attend_data_set(const attend_data *d, char *tensor, int64_t row, int32_t i, float value)
+{
+    size_t w = width(d->spec.dtype);
+    char word[4];
+    fga_from_f32(word, d->spec.dtype, &value, 1);
+    memcpy(tensor + (size_t)(row * d->stride + i) * w, word, w);
+}
+
+static char *make_tensor(attend_data *d, int64_t rows)
+{
+    size_t w = width(d->spec.dtype);
+    return (char *)allocate(d, (size_t)(rows * d->stride) * w + 64) + (size_t)d->spec.shift * w;
+}
+
+static float key_scale(const attend_case *c, int64_t row)
+{
+    double along = (double)row / (double)c->keys;
+    switch (c->data) {
+    case DATA_HUGE:
+        return 60.0f;
+    case DATA_TINY:
+        return 1e-6f;
+    case DATA_EQUAL:
+        return 0.0f;
+    case DATA_FALLING:
+        return (float)(12.0 * (1.0 - along));
+    case DATA_RISING:
+        return (float)(12.0 * along);
+    default:
+        return 1.0f;
+    }
+}
+
+void attend_data_make(attend_data *d, const attend_case *c)
+{
+    uint64_t state = c->seed * 7919 + 17;
+    *d = (attend_data){.spec = *c};
+    d->stride = c->strided ? 3 * c->head_dim + 8 : c->head_dim;
+    d->o_stride = c->strided ? 2 * c->head_dim + 24 : c->head_dim;
+    d->q = make_tensor(d, c->rows);
+    d->k = make_tensor(d, c->keys);
+    d->v = make_tensor(d, c->keys);
+    d->bias = allocate(d, (size_t)c->keys * sizeof *d->bias);
+    d->list = allocate(d, (size_t)c->keys * sizeof *d->list);
+    for (int64_t row = 0; row < c->rows; row++) {
+        for (int32_t i = 0; i < c->head_dim; i++) {
+            attend_data_set(d, d->q, row, i, random_float(&state));
+        }
+    }
+    for (int64_t row = 0; row < c->keys; row++) {
+        bool kept = (int)(next_random(&state) % 16) < c->kept_in_16;
+        if (kept) {
+            d->list[d->kept++] = (uint32_t)row;
+        }
+        d->bias[row] = kept ? random_float(&state) : NAN;
+        for (int32_t i = 0; i < c->head_dim; i++) {
+            /* Rows that are not kept must never be read. */
+            attend_data_set(d, d->k, row, i, kept ? random_float(&state) * key_scale(c, row) : NAN);
+            attend_data_set(d, d->v, row, i, kept ? random_float(&state) + 0.25f : NAN);
+        }
+    }
+}
+
+void attend_data_free(attend_data *d)
+{
+    for (int i = 0; i < d->allocations; i++) {
+        free(d->allocated[i]);
+    }
+}
+
+attend_result attend_result_make(const attend_data *d)
+{
+    size_t rows = (size_t)d->spec.rows;
+    attend_result r = {calloc(rows * (size_t)d->spec.head_dim, sizeof(double)), calloc(rows, sizeof(double))};
+    if (r.o == NULL || r.lse == NULL) {
+        abort();
+    }
+    return r;
+}
+
+void attend_result_free(attend_result *r)
+{
+    free(r->o);
+    free(r->lse);
+}
+
+static float scale_of(const attend_data *d)
+{
+    return 1.0f / sqrtf((float)d->spec.head_dim);
+}
+
+/* `count` rows of a tensor as f32, those of `list` if it is not NULL. */
+static float *decode(const attend_data *d, const char *tensor, const uint32_t *list, int64_t count)
+{
+    float *rows = malloc((size_t)(count * d->spec.head_dim + 1) * sizeof *rows);
+    for (int64_t n = 0; rows != NULL && n < count; n++) {
+        int64_t row = list != NULL ? list[n] : n;
+        for (int32_t i = 0; i < d->spec.head_dim; i++) {
+            rows[n * d->spec.head_dim + i] = attend_data_get(d, tensor, row, i);
+        }
+    }
+    return rows;
+}
+
+typedef struct decoded {
+    float *q, *k, *v;
+} decoded;
+
+static decoded decode_all(const attend_data *d)
+{
+    return (decoded){decode(d, d->q, NULL, d->spec.rows), decode(d, d->k, d->list, d->kept),
+                     decode(d, d->v, d->list, d->kept)};
+}
+
+static void decoded_free(decoded *t)
+{
+    free(t->q);
+    free(t->k);
+    free(t->v);
+}
+
+void attend_exactly(const attend_data *d, attend_result *r)
+{
+    const attend_case *c = &d->spec;
+    decoded t = decode_all(d);
+    double *logit = malloc((size_t)(d->kept + 1) * sizeof *logit);
+    for (int32_t row = 0; row < c->rows; row++) {
+        double max = -INFINITY, sum = 0, *o = r->o + (size_t)row * (size_t)c->head_dim;
+        for (int64_t n = 0; n < d->kept; n++) {
+            double dot = 0;
+            for (int32_t i = 0; i < c->head_dim; i++) {
+                dot += (double)t.q[row * c->head_dim + i] * t.k[n * c->head_dim + i];
+            }
+            logit[n] = dot * scale_of(d) + (c->bias ? d->bias[d->list[n]] : 0.0f);
+            max = fmax(max, logit[n]);
+        }
+        memset(o, 0, (size_t)c->head_dim * sizeof *o);
+        for (int64_t n = 0; n < d->kept; n++) {
+            double p = exp(logit[n] - max);
+            sum += p;
+            for (int32_t i = 0; i < c->head_dim; i++) {
+                o[i] += p * t.v[n * c->head_dim + i];
+            }
+        }
+        for (int32_t i = 0; i < c->head_dim && d->kept > 0; i++) {
+            o[i] /= sum;
+        }
+        r->lse[row] = d->kept > 0 ? max + log(sum) : -INFINITY;
+    }
+    free(logit);
+    decoded_free(&t);
+}
+
+static float rounded(float x, fga_dtype dtype)
+{
+    char word[4];
+    fga_from_f32(word, dtype, &x, 1);
+    fga_to_f32(&x, word, dtype, 1);
+    return x;
+}
+
+void attend_naively(const attend_data *d, attend_result *r)
+{
+    const attend_case *c = &d->spec;
+    decoded t = decode_all(d);
+    float *p = malloc((size_t)(d->kept + 1) * sizeof *p);
+    for (int32_t row = 0; row < c->rows; row++) {
+        float max = -INFINITY, sum = 0;
+        for (int64_t n = 0; n < d->kept; n++) {
+            float dot = 0;
+            for (int32_t i = 0; i < c->head_dim; i++) {
+                dot += t.q[row * c->head_dim + i] * t.k[n * c->head_dim + i];
+            }
+            p[n] = dot * scale_of(d) + (c->bias ? d->bias[d->list[n]] : 0.0f);
+            max = fmaxf(max, p[n]);
+        }
+        for (int64_t n = 0; n < d->kept; n++) {
+            p[n] = expf(p[n] - max);
+            sum += p[n];
+        }
+        for (int64_t n = 0; n < d->kept; n++) {
+            p[n] = rounded(p[n] / sum, c->dtype);
+        }
+        for (int32_t i = 0; i < c->head_dim; i++) {
+            float o = 0;
+            for (int64_t n = 0; n < d->kept; n++) {
+                o += p[n] * t.v[n * c->head_dim + i];
+            }
+            r->o[(size_t)row * (size_t)c->head_dim + (size_t)i] = rounded(o, c->dtype);
+        }
+        r->lse[row] = d->kept > 0 ? max + logf(sum) : -INFINITY;
+    }
+    free(p);
+    decoded_free(&t);
+}
+
+static bool untouched(const unsigned char *bytes, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (bytes[i] != POISON) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool attend_by_kernel(const attend_data *d, const fga_ops *ops, attend_result *r)
+{
+    const attend_case *c = &d->spec;
+    size_t w = width(c->dtype), dim = (size_t)c->head_dim, rows = (size_t)c->rows;
+    size_t o_bytes = ((rows - 1) * (size_t)d->o_stride + dim) * w, lse_bytes = rows * sizeof(float);
+    size_t scratch_bytes = ops->attend_scratch[c->dtype](c->rows, c->head_dim, c->dtype);
+    attend_data out = {.spec = *c, .stride = d->o_stride};
+    unsigned char *o = allocate(&out, o_bytes + 2 * GUARD + 64), *lse = allocate(&out, lse_bytes + 2 * GUARD);
+    unsigned char *scratch = allocate(&out, scratch_bytes + GUARD);
+    memset(o, POISON, o_bytes + 2 * GUARD + 64);
+    memset(lse, POISON, lse_bytes + 2 * GUARD);
+    memset(scratch, 0xff, scratch_bytes); /* NaN */
+    memset(scratch + scratch_bytes, POISON, GUARD);
+    unsigned char *o_first = o + GUARD + (size_t)c->shift * w;
+    for (size_t row = 0; row < rows; row++) { /* an element left unwritten shows as NaN */
+        memset(o_first + row * (size_t)d->o_stride * w, 0xff, dim * w);
+    }
+    fga_attend_op op = {
+        .q = d->q,
+        .k = d->k,
+        .v = d->v,
+        .o = o_first,
+        .lse = (float *)(lse + GUARD),
+        .bias = c->bias ? d->bias : NULL,
+        .keys = d->list,
+        .q_stride = d->stride,
+        .k_stride = d->stride,
+        .v_stride = d->stride,
+        .o_stride = d->o_stride,
+        .key_count = d->kept,
+        .rows = c->rows,
+        .head_dim = c->head_dim,
+        .dtype = c->dtype,
+        .scale = scale_of(d),
+        .scratch = scratch,
+    };
+    ops->attend[c->dtype](&op);
+    bool intact = untouched(o, (size_t)(o_first - o)) && untouched(o_first + o_bytes, GUARD) && untouched(lse, GUARD) &&
+                  untouched(lse + GUARD + lse_bytes, GUARD) && untouched(scratch + scratch_bytes, GUARD);
+    for (size_t row = 0; row < rows; row++) {
+        const unsigned char *o_row = o_first + row * (size_t)d->o_stride * w;
+        size_t gap = row + 1 < rows ? ((size_t)d->o_stride - dim) * w : 0;
+        intact = intact && untouched(o_row + dim * w, gap);
+        for (size_t i = 0; i < dim; i++) {
+            r->o[row * dim + i] = attend_data_get(&out, (const char *)o_first, (int64_t)row, (int32_t)i);
+        }
+        float l;
+        memcpy(&l, lse + GUARD + row * sizeof l, sizeof l);
+        r->lse[row] = l;
+    }
+    attend_data_free(&out);
+    return intact;
+}
+
+double relative_error(const double *a, const double *b, int64_t n)
+{
+    double square = 0, square_b = 0, most = 0, most_b = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double difference = a[i] - b[i];
+        if (!isfinite(difference)) {
+            return INFINITY;
+        }
+        square += difference * difference;
+        square_b += b[i] * b[i];
+        most = fmax(most, fabs(difference));
+        most_b = fmax(most_b, fabs(b[i]));
+    }
+    return most == 0 ? 0 : fmax(sqrt(square / square_b), most / most_b);
+}

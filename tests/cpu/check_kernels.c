@@ -1,0 +1,307 @@
+/* check_kernels.c - every tier of ops/variants.inc against the definitions, on random and on pathological data.
+ *
+ * The tolerance calibrates itself: a kernel may be twice as far from the double-precision result as a plain program of
+ * the same precision is, plus a few units of the last f32 place. Usage: check_kernels [TIER] tests one tier only.
+ */
+#include "attend_case.h"
+#include "base/cpu.h"
+#include "bf16_emulator.h"
+#include "cpu/cpu.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const struct tier {
+    const char *name;
+    unsigned features;
+    void (*overlay)(fga_ops *ops);
+} tiers[] = {
+#define FGA_VARIANT(name, features, overlay) {name, features, overlay},
+#include "ops/variants.inc"
+#undef FGA_VARIANT
+};
+
+enum { TIERS = sizeof tiers / sizeof tiers[0] };
+
+static fga_ops ops; /* of the tier under test; the overlays are called directly, so that an emulated tier runs too */
+static bool emulated;
+static long cases;
+
+static bool run_kernel(const attend_data *d, attend_result *r)
+{
+    if (emulated) {
+        bf16_emulator_start(); /* cmocka takes SIGILL back before every test */
+    }
+    return attend_by_kernel(d, &ops, r);
+}
+
+static void check(const attend_case *c)
+{
+    attend_data d;
+    attend_data_make(&d, c);
+    attend_result exact = attend_result_make(&d), naive = attend_result_make(&d), got = attend_result_make(&d);
+    attend_exactly(&d, &exact);
+    attend_naively(&d, &naive);
+    bool intact = run_kernel(&d, &got);
+    int64_t n = (int64_t)c->rows * c->head_dim;
+    double error = relative_error(got.o, exact.o, n), allowed = 2 * relative_error(naive.o, exact.o, n) + 0x1p-21;
+    double lse_error = 0, lse_allowed = 0;
+    for (int32_t i = 0; i < c->rows && d.kept > 0; i++) {
+        lse_error = fmax(lse_error, fabs(got.lse[i] - exact.lse[i]));
+        lse_allowed = fmax(lse_allowed, 2 * fabs(naive.lse[i] - exact.lse[i]) + 0x1p-21 * (1 + fabs(exact.lse[i])));
+    }
+    cases++;
+    bool right = intact && error <= allowed && (d.kept == 0 || lse_error <= lse_allowed);
+    for (int32_t i = 0; i < c->rows && d.kept == 0; i++) {
+        right = right && got.lse[i] == -INFINITY;
+    }
+    if (!right) {
+        print_error("%s %s D=%d rows=%d keys=%ld kept=%ld data=%d bias=%d strided=%d shift=%d: %s, error %.3g of %.3g, "
+                    "L %.3g of %.3g\n",
+                    ops.name, fga_dtype_name(c->dtype), c->head_dim, c->rows, (long)c->keys, (long)d.kept, c->data,
+                    c->bias, c->strided, c->shift, intact ? "in bounds" : "OUT OF BOUNDS", error, allowed, lse_error,
+                    lse_allowed);
+    }
+    attend_result_free(&exact);
+    attend_result_free(&naive);
+    attend_result_free(&got);
+    attend_data_free(&d);
+    assert_true(right);
+}
+
+static bool mine(fga_dtype dtype)
+{
+    return strcmp(ops.attend_variant[dtype], ops.name) == 0;
+}
+
+static attend_case plain(fga_dtype dtype)
+{
+    return (attend_case){.dtype = dtype, .head_dim = 64, .rows = 16, .keys = 50, .kept_in_16 = 8, .seed = 1};
+}
+
+#define EACH_DTYPE(dtype) \
+    for (fga_dtype dtype = FGA_F32; dtype <= FGA_BF16; dtype++) \
+        if (mine(dtype))
+
+static void every_head_dim(void **state)
+{
+    (void)state;
+    EACH_DTYPE(dtype)
+    {
+        for (int32_t dim = 8; dim <= 256; dim += emulated ? 40 : 8) {
+            attend_case c = plain(dtype);
+            c.head_dim = dim;
+            c.seed = (uint64_t)dim;
+            check(&c);
+        }
+    }
+}
+
+static void every_row_count(void **state)
+{
+    (void)state;
+    EACH_DTYPE(dtype)
+    {
+        for (int32_t rows = 1; rows <= 192; rows += emulated ? 37 : rows < 70 ? 1 : 7) {
+            attend_case c = plain(dtype);
+            c.head_dim = 16;
+            c.rows = rows;
+            c.seed = (uint64_t)rows;
+            check(&c);
+        }
+        attend_case c = plain(dtype);
+        c.rows = 192;
+        check(&c);
+    }
+}
+
+/* Below, at and above every size of a tile and a strip. */
+static void every_key_count(void **state)
+{
+    (void)state;
+    EACH_DTYPE(dtype)
+    {
+        for (int64_t keys = 0; keys <= 500; keys += emulated ? 61 : keys < 40 ? 1 : 23) {
+            attend_case c = plain(dtype);
+            c.head_dim = 24;
+            c.keys = keys;
+            c.kept_in_16 = 16;
+            c.seed = (uint64_t)keys;
+            check(&c);
+        }
+    }
+}
+
+static void every_kind_of_data(void **state)
+{
+    (void)state;
+    EACH_DTYPE(dtype)
+    {
+        for (data_kind data = DATA_RANDOM; data <= DATA_RISING; data++) {
+            for (int bias = 0; bias < 2; bias++) {
+                attend_case c = plain(dtype);
+                c.data = data;
+                c.bias = bias != 0;
+                c.keys = 600;
+                c.seed = data * 2 + (uint64_t)bias;
+                check(&c);
+            }
+        }
+    }
+}
+
+static void every_density(void **state)
+{
+    (void)state;
+    EACH_DTYPE(dtype)
+    {
+        for (int kept = 0; kept <= 16; kept += 2) {
+            attend_case c = plain(dtype);
+            c.kept_in_16 = kept;
+            c.keys = 300;
+            c.rows = 33;
+            check(&c);
+        }
+    }
+}
+
+static void any_stride_and_address(void **state)
+{
+    (void)state;
+    EACH_DTYPE(dtype)
+    {
+        for (int shift = 0; shift < 6; shift++) {
+            for (int strided = 0; strided < 2; strided++) {
+                attend_case c = plain(dtype);
+                c.shift = shift;
+                c.strided = strided != 0;
+                c.rows = 35;
+                c.head_dim = 40;
+                check(&c);
+            }
+        }
+    }
+}
+
+/* NaN and Inf where they are kept: the same classes in the same places as by the definition. */
+static void check_classes(const attend_data *d)
+{
+    attend_result exact = attend_result_make(d), got = attend_result_make(d);
+    attend_exactly(d, &exact);
+    assert_true(run_kernel(d, &got));
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < (int64_t)d->spec.rows * d->spec.head_dim; i++) {
+        double a = got.o[i], b = exact.o[i];
+        bool same = isnan(b) ? isnan(a) : isinf(b) ? a == b : isfinite(a) && fabs(a - b) <= 0.05 * (1 + fabs(b));
+        wrong += !same;
+    }
+    assert_int_equal(wrong, 0);
+    attend_result_free(&exact);
+    attend_result_free(&got);
+}
+
+static void non_finite_data(void **state)
+{
+    (void)state;
+    static const float values[] = {NAN, INFINITY, -INFINITY};
+    EACH_DTYPE(dtype)
+    {
+        for (int tensor = 0; tensor < 3; tensor++) {
+            for (int kind = 0; kind < 3; kind++) {
+                attend_case c = plain(dtype);
+                c.keys = 400;
+                c.rows = 20;
+                attend_data d;
+                attend_data_make(&d, &c);
+                char *t = tensor == 0 ? d.q : tensor == 1 ? d.k : d.v;
+                attend_data_set(&d, t, tensor == 0 ? 3 : d.list[d.kept / 2], 5, values[kind]);
+                check_classes(&d);
+                attend_data_free(&d);
+            }
+        }
+    }
+}
+
+/* The first strips hold logits of -inf alone: they weigh nothing once a finite one comes. */
+static void minus_infinite_logits(void **state)
+{
+    (void)state;
+    EACH_DTYPE(dtype)
+    {
+        attend_case c = plain(dtype);
+        c.keys = 400;
+        c.kept_in_16 = 16;
+        for (int finite = 0; finite < 2; finite++) {
+            attend_data d;
+            attend_data_make(&d, &c);
+            for (int64_t i = 0; i < c.rows; i++) {
+                attend_data_set(&d, d.q, i, 0, 1.0f);
+            }
+            for (int64_t i = 0; i < c.keys - finite; i++) {
+                attend_data_set(&d, d.k, i, 0, -INFINITY);
+            }
+            check_classes(&d);
+            attend_data_free(&d);
+        }
+    }
+}
+
+static void same_bytes_again(void **state)
+{
+    (void)state;
+    EACH_DTYPE(dtype)
+    {
+        attend_case c = plain(dtype);
+        attend_data d;
+        attend_data_make(&d, &c);
+        attend_result first = attend_result_make(&d), second = attend_result_make(&d);
+        assert_true(run_kernel(&d, &first));
+        assert_true(run_kernel(&d, &second));
+        assert_memory_equal(first.o, second.o, sizeof(double) * (size_t)(c.rows * c.head_dim));
+        attend_result_free(&first);
+        attend_result_free(&second);
+        attend_data_free(&d);
+    }
+}
+
+static bool runs(const struct tier *t)
+{
+    emulated = false;
+    if ((t->features & fga_cpu_features()) == t->features) {
+        return true;
+    }
+    emulated = t->features == FGA_CPU_AVX512BF16 && bf16_emulator_start();
+    return emulated;
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_head_dim),   cmocka_unit_test(every_row_count),
+        cmocka_unit_test(every_key_count),  cmocka_unit_test(every_kind_of_data),
+        cmocka_unit_test(every_density),    cmocka_unit_test(any_stride_and_address),
+        cmocka_unit_test(non_finite_data),  cmocka_unit_test(minus_infinite_logits),
+        cmocka_unit_test(same_bytes_again),
+    };
+    int failed = 0;
+    for (int i = 0; i < TIERS; i++) {
+        tiers[i].overlay(&ops);
+        if (argc > 1 && strcmp(argv[1], tiers[i].name) != 0) {
+            continue;
+        }
+        if (!runs(&tiers[i])) {
+            print_message("tier %s: skipped, this machine lacks its instructions\n", tiers[i].name);
+            continue;
+        }
+        print_message("tier %s%s\n", tiers[i].name, emulated ? ": emulated" : "");
+        failed += cmocka_run_group_tests_name(tiers[i].name, tests, NULL, NULL);
+    }
+    print_message("%ld attentions compared, %ld instructions emulated\n", cases, bf16_emulator_count());
+    return failed;
+}
