@@ -256,10 +256,30 @@ static void product_body(void *arg, int64_t item, int worker)
     run_item(arg, item, run_row_tile);
 }
 
+static int64_t choose_tile_rows(int64_t rows)
+{
+    return rows <= SHORT_ROWS ? TILE_ROWS_SHORT : TILE_ROWS;
+}
+
+uint64_t fgv_linear_scratch(const fga_context *ctx, int64_t out, int64_t in, int64_t rows, fga_dtype compute)
+{
+    uint64_t threads = (uint64_t)fga_context_threads(ctx), width = (uint64_t)in, used = (uint64_t)rows;
+    if (rows <= FEW_ROWS) {
+        return threads * sizeof(float) * (used * width + width + used * FEW_ROWS_COLS);
+    }
+    uint64_t element = compute == FGA_BF16 && fgv_product_native_bf16() ? sizeof(uint16_t) : sizeof(float);
+    uint64_t tile_rows = (uint64_t)choose_tile_rows(rows), padded_out = ((uint64_t)out + TILE_COLS - 1) / TILE_COLS;
+    tile_rows = tile_rows < used ? tile_rows : used;
+    padded_out *= TILE_COLS;
+    uint64_t packed = padded_out * ((width + 63) / 64 * 64) * element;
+    uint64_t tiles = (tile_rows + TILE_COLS) * width * element + tile_rows * TILE_COLS * sizeof(float);
+    return packed + threads * tiles;
+}
+
 static fga_status run_many_rows(fga_context *ctx, job *j)
 {
     int64_t items = (int64_t)fga_context_threads(ctx) * ITEMS_PER_THREAD;
-    j->tile_rows = j->args.rows <= SHORT_ROWS ? TILE_ROWS_SHORT : TILE_ROWS;
+    j->tile_rows = choose_tile_rows(j->args.rows);
     j->row_tiles = (j->args.rows + j->tile_rows - 1) / j->tile_rows;
     j->col_tiles = (j->linear->out + TILE_COLS - 1) / TILE_COLS;
     /* How tiles are grouped may depend on the threads: it changes who computes a tile, not its bytes. */

@@ -27,6 +27,12 @@ typedef struct fgv_linear_args {
     fga_dtype compute; /* FGA_F32 or FGA_BF16: of the product's inputs; accumulation is f32 */
 } fgv_linear_args;
 
+/* Bytes of scratch, over all threads, that running such a layer takes and keeps for later runs: one layer's packed
+ * weights and a few tiles per thread. Layers share it, so a model needs the largest of its layers', not their sum. */
+uint64_t fgv_linear_scratch(const fga_context *ctx, int64_t out, int64_t in, int64_t rows, fga_dtype compute);
+
+/* Up to 16 rows run as dot products over the stored weights; more rows as tiles of packed products, which are fastest
+ * for f32 output whose rows are dense, or bf16 output. Rows of x further apart than `in` are copied tile by tile. */
 fga_status fgv_linear_run(fga_context *ctx, const fgv_linear *linear, const fgv_linear_args *args);
 
 #endif

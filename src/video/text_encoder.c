@@ -199,7 +199,9 @@ static uint64_t activation_floats(const fgv_text_encoder *e, uint64_t n)
 uint64_t fgv_text_encoder_memory(const fgv_text_encoder *encoder, int tokens)
 {
     uint64_t n = tokens > 0 ? (uint64_t)tokens : 0;
-    return fgv_weights_bytes(encoder->weights) + activation_floats(encoder, n) * sizeof(float);
+    int64_t inner = encoder->heads * encoder->d_head, widest = inner > encoder->d_ff ? inner : encoder->d_ff;
+    return fgv_weights_bytes(encoder->weights) + activation_floats(encoder, n) * sizeof(float) +
+           fgv_linear_scratch(encoder->ctx, encoder->d_model, widest, (int64_t)n, FGA_F32);
 }
 
 static fga_status allocate(const fgv_text_encoder *e, size_t n, activations *a)

@@ -175,6 +175,7 @@ static void linear_matches_double_sums(void **state)
         {257, 130, 70, 3, 2, FGA_BF16, FGA_F32, FGV_IDENTITY, FGA_BF16, true},
         {200, 131, 300, 0, 0, FGA_F32, FGA_BF16, FGV_GELU_TANH, FGA_BF16, true},
         {40, 1100, 150, 0, 0, FGA_F16, FGA_F32, FGV_IDENTITY, FGA_BF16, false},
+        {130, 700, 300, 9, 40, FGA_F32, FGA_F32, FGV_SILU, FGA_F32, true},
         {20, 2100, 90, 0, 0, FGA_BF16, FGA_F32, FGV_IDENTITY, FGA_F32, true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -263,12 +264,33 @@ static void linear_refuses_bad_arguments(void **state)
     fga_context_destroy(&ctx);
 }
 
+/* Room for the packed weights at least, growing with threads and never below what fewer rows need. */
+static void scratch_is_stated(void **state)
+{
+    (void)state;
+    fga_context *ctx[2];
+    for (int i = 0; i < 2; i++) {
+        fga_context_options options = fga_context_options_default();
+        options.threads = 1 + i;
+        assert_int_equal(fga_context_create(&options, &ctx[i]), FGA_OK);
+    }
+    assert_true(fgv_linear_scratch(ctx[0], 300, 100, 1000, FGA_F32) >= 300 * 100 * 4);
+    assert_true(fgv_linear_scratch(ctx[1], 300, 100, 1000, FGA_F32) >
+                fgv_linear_scratch(ctx[0], 300, 100, 1000, FGA_F32));
+    assert_true(fgv_linear_scratch(ctx[0], 300, 100, 17, FGA_F32) > fgv_linear_scratch(ctx[0], 300, 100, 16, FGA_F32));
+    assert_true(fgv_linear_scratch(ctx[0], 300, 100, 100, FGA_BF16) <=
+                fgv_linear_scratch(ctx[0], 300, 100, 100, FGA_F32));
+    fga_context_destroy(&ctx[0]);
+    fga_context_destroy(&ctx[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_matches_double_sums), cmocka_unit_test(linear_is_deterministic),
         cmocka_unit_test(linear_takes_no_rows),       cmocka_unit_test(linear_survives_many_shapes),
         cmocka_unit_test(activations_are_accurate),   cmocka_unit_test(linear_refuses_bad_arguments),
+        cmocka_unit_test(scratch_is_stated),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
