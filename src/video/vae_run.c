@@ -433,6 +433,7 @@ static fga_status decode_latent_frame(decoding *d, const float *latents, int64_t
 /* ---- the public part ------------------------------------------------------------------------------------------- */
 
 #define MAX_LATENT_SIDE 4096
+#define ONEDNN_BYTES (4u << 20) /* its generated code and descriptions, about */
 
 static fgv_store store_for(const fgv_vae *vae, fga_dtype compute)
 {
@@ -446,7 +447,7 @@ uint64_t fgv_vae_memory(const fgv_vae *vae, fga_dtype compute, int h, int w)
         vae_plan_create(vae, store_for(vae, compute), h, w, true, &plan) != FGA_OK) {
         return 0;
     }
-    uint64_t bytes = plan->total_bytes + vae->weight_bytes;
+    uint64_t bytes = plan->total_bytes + vae->weight_bytes + ONEDNN_BYTES;
     vae_plan_destroy(&plan);
     return bytes;
 }
