@@ -29,7 +29,11 @@ extern "C" {
 /* ---- model -------------------------------------------------------------------------------- */
 
 /* An opened checkpoint: parsed configurations, every tensor's name, dtype and shape checked, weights mapped
- * read-only. Many generations may use one model, one at a time. */
+ * read-only. Many generations may use one model, one at a time.
+ *
+ * Two files of our own may lie beside model_index.json: default.json, an object with any of the keys width, height,
+ * frames, steps, guidance, shift, fps (numbers) and negative_prompt (text); and vocabulary.txt, the words that the
+ * model was taught, separated by anything but letters and digits. */
 typedef struct fgv_model fgv_model;
 
 typedef struct fgv_model_info {
@@ -76,7 +80,8 @@ typedef struct fgv_request {
     fgv_compute compute; /* of linear layers, convolutions and attention inputs */
     fga_policy policy;
     double measure_fraction; /* fga_session_desc's; 0 = do not measure */
-    /* Returning false stops the generation with FGA_ERR_INTERRUPTED. May be NULL. */
+    /* Called at the start of every stage, after everything that counts in `done`, and before every layer in between.
+     * Returning false stops the generation with FGA_ERR_INTERRUPTED. May be NULL. */
     bool (*on_progress)(void *user, const fgv_progress *progress);
     /* rgb is [height][width][3], valid during the call. Returning false stops. May be NULL. */
     bool (*on_frame)(void *user, int index, const uint8_t *rgb);
@@ -87,9 +92,10 @@ typedef struct fgv_request {
 } fgv_request;
 
 typedef struct fgv_result {
-    double wall_s, text_s, denoise_s, attention_s, vae_s; /* attention_s: self-attention, permutation included */
+    double wall_s, text_s, denoise_s, vae_s;
+    double attention_s; /* of denoise_s: self-attention with scoring and selection, without the measurement */
     int64_t tokens;                                       /* video tokens per forward */
-    int steps_dense, steps_refresh, steps_reuse;
+    int steps_dense, steps_refresh, steps_reuse; /* a step is what most any layer of it did: refresh, reuse, dense */
     fga_session_report attention;
     const char *compute; /* "f32" or "bf16": what auto resolved to */
     uint64_t predicted_bytes;

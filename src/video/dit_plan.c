@@ -8,7 +8,7 @@
 
 /* The two buffers of a tile and the feed-forward net's inner rows together; fewer rows than TILE_MIN would make the
  * packing of weights show. Tiles are whole multiples of TILE_STEP, so that products see the same tiles of their own. */
-#define TILE_BYTES (64 << 20)
+#define TILE_BYTES (16 << 20)
 #define TILE_MIN 1024
 #define TILE_STEP 128
 /* Keys and values of the text are kept for all layers up to this size; else each layer makes them when it needs them,
