@@ -48,7 +48,7 @@ def make(path, out, dtype, dit_grid=(3, 6, 10), vae_grid=(2, 3, 5), prompt=PROMP
         lambda model, kind: stages_text.encode(model, ids), dtype,
     )
     text = tensors["text.rows"].to(torch.float32)
-    channels = WanTransformer3DModel.load_config(path / "transformer")["in_channels"]
+    channels = WanTransformer3DModel.load_config(path / "transformer").get("in_channels", 16)
     latents = normal("verify/dit", (channels, *dit_grid)).to(torch.float32)
     tensors |= {"dit.latents": latents, "dit.text": text, "dit.timestep": [timestep]}
     tensors["dit.out"], tensors["dit.bf16_error"] = both(
