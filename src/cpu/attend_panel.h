@@ -23,7 +23,6 @@
 /* A strip's logits, 128 bytes a key and panel, stay in the first-level cache beside the packed queries. */
 enum { STRIP = 120 };
 
-static const float log2_e = 1.44269504088896340736f;
 static const float ln_2 = 0.693147180559945309417f;
 
 /* A weight may exceed 1 by this power of two before the sums are rescaled to a new largest logit. */
@@ -118,9 +117,9 @@ ALWAYS_INLINE void logit_tile(int n, int vecs, const fga_attend_op *op, const st
 {
     vec acc[TILE][2];
     tile_rows(n, vecs, acc, s->key_row, first, query, op->head_dim / WORD, next);
-    vec scale = vec_set(op->scale * log2_e);
+    vec scale = vec_set(op->scale * LOG2_E);
     for (int i = 0; i < n; i++) {
-        vec bias = vec_set(op->bias != NULL ? op->bias[s->keys[first + i]] * log2_e : 0.0f);
+        vec bias = vec_set(op->bias != NULL ? op->bias[s->keys[first + i]] * LOG2_E : 0.0f);
         for (int v = 0; v < vecs; v++) {
             vec logit = vec_fma(acc[i][v], scale, bias);
             max[v] = vec_max(logit, max[v]);

@@ -15,6 +15,9 @@
 
 enum { PANEL = 2 * LANES };
 
+/* Logits are kept in log2 units, for exp2. */
+#define LOG2_E 1.44269504088896340736f
+
 /* Hides where x came from: the compiler then keeps one register for it instead of re-deriving it from others, of which
  * the loops below have none to spare. */
 #define OPAQUE(x) __asm__("" : "+r"(x))

@@ -1,4 +1,4 @@
-/* vec_avx2.h - the vector words of attend_panel.h and score_panel.h on AVX2, FMA and F16C. */
+/* vec_avx2.h - the vector operations of attend_panel.h and score_panel.h on AVX2, FMA and F16C. */
 #ifndef FGA_CPU_VEC_AVX2_H
 #define FGA_CPU_VEC_AVX2_H
 
@@ -70,6 +70,29 @@ static inline vec vec_max(vec a, vec b)
 static inline int vec_any_above(vec a, vec b)
 {
     return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
+}
+
+static inline __m256i vec_first(int n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+/* The first n <= LANES lanes only; the others are 0 when loaded and left alone in memory when stored. */
+static inline vec vec_load_first(const float *x, int n)
+{
+    return _mm256_maskload_ps(x, vec_first(n));
+}
+
+static inline void vec_store_first(float *x, vec a, int n)
+{
+    _mm256_maskstore_ps(x, vec_first(n), a);
+}
+
+static inline float vec_sum(vec a)
+{
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
 }
 
 /* 2^x for x up to 127: x = n + f, abs(f) <= 1/2, a polynomial for 2^f (relative error 2^-23) and n put into the

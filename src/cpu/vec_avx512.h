@@ -1,4 +1,4 @@
-/* vec_avx512.h - the vector words of attend_panel.h and score_panel.h on AVX-512 (F, BW, DQ, VL). */
+/* vec_avx512.h - the vector operations of attend_panel.h and score_panel.h on AVX-512 (F, BW, DQ, VL). */
 #ifndef FGA_CPU_VEC_AVX512_H
 #define FGA_CPU_VEC_AVX512_H
 
@@ -8,7 +8,8 @@
 
 typedef __m512 vec;
 
-/* TILE x 2 accumulators, two query vectors and one broadcast: 27 of 32 registers, 14 pointers of 15. */
+/* TILE x 2 accumulators, two query vectors and one broadcast: 27 of 32 registers. The general registers are the
+ * tighter limit: 12 row pointers, a query pointer, a counter and its end fill them. */
 enum { LANES = 16, TILE = 12 };
 #define EACH_TILE(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
 
@@ -70,6 +71,22 @@ static inline vec vec_max(vec a, vec b)
 static inline int vec_any_above(vec a, vec b)
 {
     return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0;
+}
+
+/* The first n <= LANES lanes only; the others are 0 when loaded and left alone in memory when stored. */
+static inline vec vec_load_first(const float *x, int n)
+{
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), x);
+}
+
+static inline void vec_store_first(float *x, vec a, int n)
+{
+    _mm512_mask_storeu_ps(x, (__mmask16)((1u << n) - 1), a);
+}
+
+static inline float vec_sum(vec a)
+{
+    return _mm512_reduce_add_ps(a);
 }
 
 /* 2^x: x = n + f, abs(f) <= 1/2, a polynomial for 2^f (relative error 2^-23) and an exact scaling, which also makes

@@ -82,7 +82,8 @@ static bool mine(fga_dtype dtype)
 
 static attend_case plain(fga_dtype dtype)
 {
-    return (attend_case){.dtype = dtype, .head_dim = 64, .rows = 16, .keys = 50, .kept_in_16 = 8, .seed = 1};
+    return (attend_case){
+        .dtype = dtype, .head_dim = emulated ? 32 : 64, .rows = 16, .keys = 50, .kept_in_16 = 8, .seed = 1};
 }
 
 #define EACH_DTYPE(dtype) \
@@ -148,7 +149,7 @@ static void every_kind_of_data(void **state)
                 attend_case c = plain(dtype);
                 c.data = data;
                 c.bias = bias != 0;
-                c.keys = 600;
+                c.keys = emulated ? 130 : 600;
                 c.seed = data * 2 + (uint64_t)bias;
                 check(&c);
             }
@@ -164,7 +165,7 @@ static void every_density(void **state)
         for (int kept = 0; kept <= 16; kept += 2) {
             attend_case c = plain(dtype);
             c.kept_in_16 = kept;
-            c.keys = 300;
+            c.keys = emulated ? 100 : 300;
             c.rows = 33;
             check(&c);
         }
@@ -215,7 +216,7 @@ static void non_finite_data(void **state)
         for (int tensor = 0; tensor < 3; tensor++) {
             for (int kind = 0; kind < 3; kind++) {
                 attend_case c = plain(dtype);
-                c.keys = 400;
+                c.keys = emulated ? 130 : 400;
                 c.rows = 20;
                 attend_data d;
                 attend_data_make(&d, &c);
@@ -235,7 +236,7 @@ static void minus_infinite_logits(void **state)
     EACH_DTYPE(dtype)
     {
         attend_case c = plain(dtype);
-        c.keys = 400;
+        c.keys = emulated ? 130 : 400;
         c.kept_in_16 = 16;
         for (int finite = 0; finite < 2; finite++) {
             attend_data d;
@@ -270,6 +271,109 @@ static void same_bytes_again(void **state)
     }
 }
 
+/* Means of sub-tiles against sums in double; sub-tiles with padding, of padding alone, and of one token. */
+static void pooled_means(void **state)
+{
+    (void)state;
+    static const int64_t begin[] = {0, 1, 17, 33, 40, 56}, valid_end[] = {1, 17, 20, 33, 56};
+    enum { COUNT = 5 };
+    for (fga_dtype dtype = FGA_F32; dtype <= FGA_BF16; dtype++) {
+        for (int32_t dim = 8; dim <= 256; dim += 56) {
+            attend_case c = plain(dtype);
+            c.head_dim = dim;
+            c.keys = 56;
+            c.kept_in_16 = 16;
+            c.strided = true;
+            attend_data d;
+            attend_data_make(&d, &c);
+            float mean[(COUNT + 1) * 256];
+            mean[COUNT * dim] = 12345.0f;
+            fga_pool_op op = {d.k, d.stride, begin, valid_end, mean, COUNT, dim, dtype};
+            for (int32_t i = 0; i < dim; i++) { /* padding is never read */
+                attend_data_set(&d, d.k, 20, i, NAN);
+                attend_data_set(&d, d.k, 33, i, NAN);
+            }
+            ops.pool(&op);
+            for (int64_t n = 0; n < COUNT; n++) {
+                for (int32_t i = 0; i < dim; i++) {
+                    double sum = 0;
+                    for (int64_t token = begin[n]; token < valid_end[n]; token++) {
+                        sum += attend_data_get(&d, d.k, token, i);
+                    }
+                    double wanted = valid_end[n] > begin[n] ? sum / (double)(valid_end[n] - begin[n]) : 0;
+                    assert_true(fabs(mean[n * dim + i] - wanted) <= 0x1p-21 * (1 + fabs(wanted)));
+                }
+            }
+            assert_true(mean[COUNT * dim] == 12345.0f);
+            attend_data_free(&d);
+        }
+    }
+}
+
+static void check_mass(int32_t sub_queries, int64_t sub_keys, int32_t dim, bool none_valid)
+{
+    uint64_t random = (uint64_t)sub_queries * 1000 + (uint64_t)sub_keys;
+    enum { PER_TILE = 3, GUARD = 16 };
+    int64_t tiles = (sub_keys + PER_TILE - 1) / PER_TILE, scratch = sub_queries * sub_keys;
+    float *q = malloc(sizeof(float) * (size_t)(sub_queries * dim)),
+          *k = malloc(sizeof(float) * (size_t)(sub_keys * dim));
+    float *log_n = malloc(sizeof(float) * (size_t)sub_keys), *weight = malloc(sizeof(float) * (size_t)sub_queries);
+    float *score = malloc(sizeof(float) * (size_t)(tiles + 1)), *wanted = malloc(sizeof(float) * (size_t)tiles);
+    float *z = malloc(sizeof(float) * (size_t)(scratch + GUARD));
+    int64_t *begin = malloc(sizeof(int64_t) * (size_t)(tiles + 1));
+    for (int64_t i = 0; i < sub_queries * dim; i++) {
+        q[i] = (float)(next_random(&random) >> 40) * 0x1p-23f - 1.0f;
+    }
+    for (int64_t i = 0; i < sub_keys * dim; i++) {
+        k[i] = 2.0f * ((float)(next_random(&random) >> 40) * 0x1p-23f - 1.0f);
+    }
+    for (int64_t i = 0; i < sub_keys; i++) {
+        log_n[i] = none_valid || i % 7 == 3 ? -INFINITY : logf(1.0f + (float)(i % 16));
+    }
+    for (int32_t i = 0; i < sub_queries; i++) {
+        weight[i] = 1.0f / (float)sub_queries;
+    }
+    for (int64_t v = 0; v <= tiles; v++) {
+        begin[v] = v * PER_TILE < sub_keys ? v * PER_TILE : sub_keys;
+    }
+    for (int i = 0; i < GUARD; i++) {
+        z[scratch + i] = 12345.0f;
+    }
+    score[tiles] = 12345.0f;
+    fga_mass_op op = {q, weight, k, log_n, begin, score, sub_keys, tiles, sub_queries, dim, 0.4f, z};
+    fga_ops reference = {0};
+    fga_overlay_ref(&reference);
+    ops.mass(&op);
+    op.score = wanted;
+    reference.mass(&op);
+    double sum = 0;
+    for (int64_t v = 0; v < tiles; v++) {
+        assert_true(fabsf(score[v] - wanted[v]) <= 1e-5f * wanted[v] + 1e-9f);
+        sum += score[v];
+    }
+    assert_true(fabs(sum - (none_valid ? 0.0 : 1.0)) <= 1e-5);
+    assert_true(score[tiles] == 12345.0f);
+    for (int i = 0; i < GUARD; i++) {
+        assert_true(z[scratch + i] == 12345.0f);
+    }
+    void *all[] = {q, k, log_n, weight, score, wanted, z, begin};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        free(all[i]);
+    }
+}
+
+static void mass_scores(void **state)
+{
+    (void)state;
+    static const int32_t sub_queries[] = {1, 4, 8, 12, 16, 17, 40};
+    for (int i = 0; i < 7; i++) {
+        for (int64_t sub_keys = 1; sub_keys < 200; sub_keys += 33) {
+            check_mass(sub_queries[i], sub_keys + (sub_keys % 3 == 0), 8 + 24 * i, false);
+        }
+    }
+    check_mass(8, 50, 64, true);
+}
+
 static bool runs(const struct tier *t)
 {
     emulated = false;
@@ -287,7 +391,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_key_count),  cmocka_unit_test(every_kind_of_data),
         cmocka_unit_test(every_density),    cmocka_unit_test(any_stride_and_address),
         cmocka_unit_test(non_finite_data),  cmocka_unit_test(minus_infinite_logits),
-        cmocka_unit_test(same_bytes_again),
+        cmocka_unit_test(same_bytes_again), cmocka_unit_test(pooled_means),
+        cmocka_unit_test(mass_scores),
     };
     int failed = 0;
     for (int i = 0; i < TIERS; i++) {

@@ -1,4 +1,4 @@
-/* attend_avx512bf16.c - AVX512_BF16: bf16 inputs multiplied as they are. f16 and f32 stay with the tier below. */
+/* avx512bf16.c - AVX512_BF16: bf16 inputs multiplied as they are. f16 and f32 stay with the tier below. */
 #include "cpu/vec_avx512.h"
 
 #include "cpu/words_bf16.h"

@@ -1,10 +1,11 @@
-/* attend_avx2.c - AVX2, FMA and F16C: f32 in place, f16 and bf16 converted. */
+/* avx2.c - AVX2, FMA and F16C: f32 in place, f16 and bf16 converted. */
 #include "cpu/vec_avx2.h"
 
 #include "cpu/words_f32.h"
 
 #include "cpu/attend_panel.h"
 #include "cpu/cpu.h"
+#include "cpu/score_panel.h"
 
 void fga_overlay_avx2(fga_ops *ops)
 {
@@ -15,4 +16,6 @@ void fga_overlay_avx2(fga_ops *ops)
         ops->attend_scratch[dtype] = attend_scratch;
         ops->block_rows[dtype] = 64;
     }
+    ops->pool = pool;
+    ops->mass = mass;
 }
