@@ -44,7 +44,7 @@ typedef struct cli_option {
     void *value;          /* keeps what it holds when the option is not given */
     const char *argument; /* what --help calls the value */
     const char *help;     /* '\n' starts a new line */
-    double low, high;
+    double low, high;     /* CLI_WHOLE, CLI_NUMBER: the range; CLI_TEXT: low > 0 = not the empty text */
     const char *const *choices;
     bool *given; /* set to true when the option occurs; may be NULL */
 } cli_option;
@@ -84,12 +84,16 @@ const char *cli_find_program(const char *name, char *path, size_t bytes);
 
 /* ---- signal.c: Ctrl-C ----------------------------------------------------------------------- */
 
-/* The first SIGINT or SIGTERM sets a flag, the second ends the program at once. */
-void cli_catch_interrupt(void);
+/* The first SIGINT or SIGTERM sets a flag; the second removes `output`.part and ends the program at once. output may be
+ * NULL. */
+void cli_catch_interrupt(const char *output);
 bool cli_interrupted(void);
 
 /* ---- the verbs ------------------------------------------------------------------------------ */
 
+int cli_generate(int argc, char **argv);
+int cli_compare(int argc, char **argv);
+int cli_verify(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 
 #endif

@@ -1,6 +1,6 @@
 /* doctor.c - `fgattn doctor`: what this machine has, which kernels run on it and why, and what a job would need. */
 #define _DEFAULT_SOURCE
-#include "cli.h"
+#include "job.h"
 
 #include <cjson/cJSON.h>
 #include <oneapi/dnnl/dnnl.h>
@@ -90,29 +90,147 @@ static void print_libraries(void)
     printf("  %-14snot in this build: the processor computes everything\n", "CUDA");
 }
 
-int cli_doctor(int argc, char **argv)
+static const char *needs(const char *variant)
 {
-    const cli_option options[] = {{0}};
-    const cli_verb verb = {
-        "doctor",
-        "[options]",
-        "Says what this machine has, which kernels run on it and why, and which libraries were found.",
-        options,
-        0,
-        "  fgattn doctor\n",
+    static const char *const known[][2] = {
+        {"avx2", "AVX2, FMA and F16C"},
+        {"avx512", "AVX-512 F, BW, DQ and VL"},
+        {"avx512bf16", "AVX512_BF16"},
     };
-    int code = cli_parse(&verb, argc, argv, NULL);
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (strcmp(variant, known[i][0]) == 0) {
+            return known[i][1];
+        }
+    }
+    return "what this processor lacks";
+}
+
+/* Which family attention in `dtype` runs on, as a plan says. */
+static void print_attention_variant(fga_context *ctx, fga_dtype dtype)
+{
+    fga_attend_desc desc = fga_attend_desc_default();
+    desc.batch = desc.query_heads = desc.kv_heads = 1;
+    desc.query_len = desc.key_len = 1024;
+    desc.head_dim = 128;
+    desc.dtype = dtype;
+    fga_attend_plan *plan = NULL;
+    if (fga_attend_plan_create(ctx, &desc, &plan) == FGA_OK) {
+        printf("  attention in %s runs on %s\n", fga_dtype_name(dtype), fga_attend_plan_variant(plan));
+    }
+    fga_attend_plan_destroy(&plan);
+}
+
+static void print_kernels(fga_context *ctx)
+{
+    int best = 0;
+    for (int i = 0; i < fga_variant_count(); i++) {
+        best = fga_variant_runs_here(i) ? i : best;
+    }
+    puts("\nkernel families (--variant NAME forces one)");
+    for (int i = 0; i < fga_variant_count(); i++) {
+        const char *name = fga_variant_name(i);
+        printf("  %-14s", name);
+        if (!fga_variant_runs_here(i)) {
+            printf("does not run here: needs %s\n", needs(name));
+        } else if (i == best) {
+            puts("runs here; the default, because it is the fastest that does");
+        } else {
+            puts(i == 0 ? "runs anywhere: plain C, the reference for the others" : "runs here");
+        }
+    }
+    print_attention_variant(ctx, FGA_F32);
+    print_attention_variant(ctx, FGA_BF16);
+}
+
+/* ---- a checkpoint and a job ----------------------------------------------------------------------- */
+
+typedef struct job {
+    const char *model;
+    int size[2], frames;
+    bool size_given, frames_given;
+} job;
+
+static cli_text millions(int64_t parameters)
+{
+    cli_text t;
+    snprintf(t.text, sizeof t.text, "%.1f M", (double)parameters / 1e6);
+    return t;
+}
+
+static int print_job(fga_context *ctx, const job *j)
+{
+    fgv_model *model = NULL;
+    int code = cli_open_model(ctx, j->model, &model);
     if (code != CLI_DONE) {
         return code;
     }
+    fgv_model_info about = fgv_model_describe(model);
+    printf("\nmodel %s: complete, every tensor as expected\n", about.directory);
+    printf("  %-14s%d layers, %d heads x %d; parameters: transformer %s, text %s, video decoder %s\n", "shape",
+           about.layers, about.heads, about.head_dim, millions(about.dit_parameters).text,
+           millions(about.text_parameters).text, millions(about.vae_parameters).text);
+    fgv_request request = fgv_request_default(model);
+    request.prompt = "";
+    if (j->size_given) {
+        request.width = j->size[0];
+        request.height = j->size[1];
+    }
+    request.frames = j->frames_given ? j->frames : request.frames;
+    uint64_t bytes = 0, available = cli_memory_available();
+    fga_status status = fga_policy_parse(ctx, "dfs", &request.policy);
+    status = status == FGA_OK ? fgv_request_check(model, &request) : status;
+    status = status == FGA_OK ? fgv_predict_memory(model, &request, &bytes) : status;
+    if (status == FGA_OK) {
+        printf("  %-14s%dx%d, %d frames need about %s of memory: %s\n", "job", request.width, request.height,
+               request.frames, cli_bytes(bytes).text,
+               available == UINT64_MAX ? "how much is available is unknown"
+               : bytes <= available    ? "enough is available"
+                                       : "more than is available");
+    } else {
+        code = cli_fail_status(ctx, status);
+    }
+    fgv_model_close(&model);
+    return code;
+}
+
+/* ---- the command ------------------------------------------------------------------------------------ */
+
+int cli_doctor(int argc, char **argv)
+{
+    job j = {0};
+    const cli_option options[] = {
+        {"model", 'm', CLI_TEXT, &j.model, "DIR", .help = "check this checkpoint too, and the memory it needs",
+         .low = 1},
+        {"size", 's', CLI_SIZE, j.size, "WxH", .help = "of the job to predict; default: the model's own",
+         .given = &j.size_given},
+        {"frames", 'f', CLI_WHOLE, &j.frames, "N", .help = "of the job to predict; default: the model's own", .low = 1,
+         .high = 100000, .given = &j.frames_given},
+        {0},
+    };
+    const cli_verb verb = {
+        "doctor",
+        "[options]",
+        "Says what this machine has, which kernels run on it and why, which libraries were found, and what a job "
+        "needs.",
+        options,
+        0,
+        "  fgattn doctor\n"
+        "  fgattn doctor --model Wan2.1-T2V-1.3B-Diffusers --size 832x480 --frames 81\n",
+    };
+    int code = cli_parse(&verb, argc, argv, NULL);
+    if (code == CLI_DONE && j.model == NULL && (j.size_given || j.frames_given)) {
+        code = cli_fail(CLI_USAGE, "doctor: --size and --frames describe a job of --model DIR, which is missing");
+    }
     fga_context *ctx = NULL;
-    fga_status status = fga_context_create(NULL, &ctx);
-    if (status != FGA_OK) {
-        return cli_fail_status(NULL, status);
+    code = code == CLI_DONE ? cli_open_context(0, NULL, &ctx) : code;
+    if (code != CLI_DONE) {
+        return code;
     }
     printf("fgattn %s\n\n", fga_version());
     print_machine(fga_context_threads(ctx));
+    print_kernels(ctx);
     print_libraries();
+    code = j.model != NULL ? print_job(ctx, &j) : CLI_DONE;
     fga_context_destroy(&ctx);
-    return CLI_DONE;
+    return code;
 }

@@ -11,6 +11,9 @@ static const struct verb {
     int (*run)(int argc, char **argv);
     const char *summary;
 } verbs[] = {
+    {"generate", cli_generate, "a prompt becomes a video; says what sparsity saved and cost"},
+    {"compare", cli_compare, "how far one video is from another: PSNR, SSIM"},
+    {"verify", cli_verify, "every stage of a checkpoint against golden tensors"},
     {"doctor", cli_doctor, "what this machine has, and what a job would need"},
 };
 
@@ -86,21 +89,26 @@ static void print_usage(void)
            "130 interrupted\n");
 }
 
-static int run_verb(int argc, char **argv)
+static int run_verb(const char *name, int argc, char **argv)
 {
     const char *names[verb_count + 1] = {0};
     for (int i = 0; i < verb_count; i++) {
-        if (strcmp(argv[1], verbs[i].name) == 0) {
-            return verbs[i].run(argc - 2, argv + 2);
+        if (strcmp(name, verbs[i].name) == 0) {
+            return verbs[i].run(argc, argv);
         }
         names[i] = verbs[i].name;
     }
-    const char *nearest = cli_nearest(argv[1], names);
-    const char *kind = argv[1][0] == '-' ? "option" : "verb";
+    const char *nearest = cli_nearest(name, names);
+    const char *kind = name[0] == '-' ? "option" : "verb";
     if (nearest != NULL) {
-        return cli_fail(CLI_USAGE, "unknown %s %s; did you mean `fgattn %s`?", kind, argv[1], nearest);
+        return cli_fail(CLI_USAGE, "unknown %s %s; did you mean `fgattn %s`?", kind, name, nearest);
     }
-    return cli_fail(CLI_USAGE, "unknown %s %s; `fgattn --help` lists the verbs", kind, argv[1]);
+    return cli_fail(CLI_USAGE, "unknown %s %s; `fgattn --help` lists the verbs", kind, name);
+}
+
+static bool is_one_of(const char *word, const char *a, const char *b, const char *c)
+{
+    return strcmp(word, a) == 0 || strcmp(word, b) == 0 || strcmp(word, c) == 0;
 }
 
 int main(int argc, char **argv)
@@ -109,15 +117,19 @@ int main(int argc, char **argv)
     int code = CLI_DONE;
     if (argc < 2) {
         code = cli_fail(CLI_USAGE, "no verb given; try `fgattn --help`");
-    } else if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
-        print_usage();
-    } else if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0) {
+    } else if (is_one_of(argv[1], "--version", "-V", "version")) {
         printf("fgattn %s\n", fga_version());
+    } else if (!is_one_of(argv[1], "--help", "-h", "help")) {
+        code = run_verb(argv[1], argc - 2, argv + 2);
+    } else if (argc > 2) {
+        char *help[] = {"--help"};
+        code = run_verb(argv[2], 1, help);
     } else {
-        code = run_verb(argc, argv);
+        print_usage();
     }
+    code = code == CLI_HELPED ? CLI_DONE : code;
     if ((fflush(stdout) != 0 || ferror(stdout) != 0) && code == CLI_DONE) {
         code = cli_fail(CLI_ERROR, "cannot write to standard output: %s", strerror(errno));
     }
-    return code == CLI_HELPED ? CLI_DONE : code;
+    return code;
 }

@@ -76,10 +76,64 @@ static uint64_t proc_kilobytes(const char *path, const char *key)
     return value;
 }
 
+/* The number after `key` and a blank in a file of a control group, or the file's only number if key is "". */
+static bool group_number(const char *group, const char *name, const char *key, uint64_t *value)
+{
+    char path[4200], line[256];
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/%s", group, name);
+    FILE *file = fopen(path, "r");
+    if (file == NULL) {
+        return false;
+    }
+    bool found = false;
+    size_t length = strlen(key);
+    while (!found && fgets(line, sizeof line, file) != NULL) {
+        const char *number = line + length + (length > 0);
+        if (strncmp(line, key, length) == 0 && *number >= '0' && *number <= '9') { /* "max" means no limit */
+            *value = strtoull(number, NULL, 10);
+            found = true;
+        }
+    }
+    fclose(file);
+    return found;
+}
+
+/* What the control groups above this process leave of their limits (version 2; containers have one). File cache that
+ * the kernel would give back is not counted as used. */
+static uint64_t group_memory_available(void)
+{
+    char group[4096] = "";
+    FILE *file = fopen("/proc/self/cgroup", "r");
+    while (file != NULL && fgets(group, sizeof group, file) != NULL && strncmp(group, "0::/", 4) != 0) {
+        group[0] = '\0';
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+    if (group[0] == '\0') {
+        return UINT64_MAX;
+    }
+    memmove(group, group + 3, strlen(group + 3) + 1);
+    group[strcspn(group, "\n")] = '\0';
+    uint64_t least = UINT64_MAX;
+    for (char *end = group + strlen(group); end != NULL; end = strrchr(group, '/')) {
+        *end = '\0';
+        uint64_t limit, used, cache = 0;
+        if (group_number(group, "memory.max", "", &limit) && group_number(group, "memory.current", "", &used)) {
+            group_number(group, "memory.stat", "inactive_file", &cache);
+            used -= cache < used ? cache : used;
+            uint64_t left = limit > used ? limit - used : 0;
+            least = left < least ? left : least;
+        }
+    }
+    return least;
+}
+
 uint64_t cli_memory_available(void)
 {
-    uint64_t bytes = proc_kilobytes("/proc/meminfo", "MemAvailable:");
-    return bytes > 0 ? bytes : UINT64_MAX;
+    uint64_t machine = proc_kilobytes("/proc/meminfo", "MemAvailable:");
+    uint64_t group = group_memory_available();
+    return machine > 0 && machine < group ? machine : group;
 }
 
 uint64_t cli_memory_total(void)

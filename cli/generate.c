@@ -1,0 +1,408 @@
+/* generate.c - `fgattn generate`: a prompt becomes a video, and what sparse attention saved and cost is stated. */
+#include "job.h"
+#include "json.h"
+#include "progress.h"
+#include "report.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+typedef struct settings {
+    const char *model, *prompt, *negative, *attention, *variant, *output, *json;
+    int size[2], frames, steps, threads;
+    double guidance, shift, density, measure;
+    uint64_t seed;
+    int sampler, dtype, device, versus;
+    bool size_given, frames_given, steps_given, guidance_given, shift_given, density_given, measure_given;
+    bool versus_given, quiet, force;
+} settings;
+
+/* One command: everything that must be released, whatever happens. */
+typedef struct command {
+    settings set;
+    fga_context *ctx;
+    fgv_model *model;
+    fgv_model_info about;
+    fgv_request request;
+    fgv_writer *writer;
+    cli_json json;
+    uint8_t *sparse_rgb, *dense_rgb; /* [frames][height][width][3], with --versus */
+    uint64_t predicted;
+    cli_report report;
+} command;
+
+static const char *const samplers[] = {"unipc", "euler", NULL};
+static const char *const dtypes[] = {"auto", "f32", "bf16", NULL};
+static const char *const devices[] = {"cpu", "cuda", NULL};
+static const char *const twins[] = {"dense", NULL};
+
+/* The library knows the presets; the help only lists them. */
+static void describe_presets(char *text, size_t bytes)
+{
+    size_t length = (size_t)snprintf(text, bytes, "PRESET[,key=value...], such as dfs,dense_layers=2; default dfs");
+    for (int i = 0; i < fga_preset_count() && length < bytes; i++) {
+        length +=
+            (size_t)snprintf(text + length, bytes - length, "\n%s: %s", fga_preset_name(i), fga_preset_summary(i));
+    }
+}
+
+static int read_settings(int argc, char **argv, settings *s)
+{
+    char presets[1024];
+    describe_presets(presets, sizeof presets);
+    const cli_option options[] = {
+        {.help = "what to generate"},
+        {"prompt", 'p', CLI_TEXT, &s->prompt, "TEXT", .help = "what the video shows"},
+        {"negative", 0, CLI_TEXT, &s->negative, "TEXT", .help = "what it should not show; default: the model's own"},
+        {"size", 's', CLI_SIZE, s->size, "WxH", .help = "pixels, multiples of 16; default: the model's own",
+         .given = &s->size_given},
+        {"frames", 'f', CLI_WHOLE, &s->frames, "N", .help = "1, 5, 9, ... (4k+1); default: the model's own", .low = 1,
+         .high = 100000, .given = &s->frames_given},
+        {"seed", 0, CLI_SEED, &s->seed, "N", .help = "same seed, same video, at any number of threads; default 0"},
+        {"output", 'o', CLI_TEXT, &s->output, "FILE",
+         .help = "default fgattn.mp4; the ending decides: .mp4 and .gif (both need\n"
+                 "ffmpeg), .apng, .y4m, or .png for one file per frame",
+         .low = 1},
+        {.help = "how"},
+        {"model", 'm', CLI_TEXT, &s->model, "DIR",
+         .help = "a Wan checkpoint in diffusers layout; default: the toy model", .low = 1},
+        {"steps", 'n', CLI_WHOLE, &s->steps, "N", .help = "denoising steps; default: the model's own", .low = 1,
+         .high = 1000, .given = &s->steps_given},
+        {"guidance", 'g', CLI_NUMBER, &s->guidance, "G",
+         .help = "how strictly to follow the prompt; 1 = plain, half the work", .low = 0, .high = 100,
+         .given = &s->guidance_given},
+        {"shift", 0, CLI_NUMBER, &s->shift, "S", .help = "flow shift; larger spends more steps on noise", .low = 0.001,
+         .high = 1000, .given = &s->shift_given},
+        {"sampler", 0, CLI_CHOICE, &s->sampler, "NAME", .help = "unipc (default) or euler", .choices = samplers},
+        {"dtype", 0, CLI_CHOICE, &s->dtype, "TYPE", .help = "of the arithmetic: auto (default), f32 or bf16",
+         .choices = dtypes},
+        {.help = "attention"},
+        {"attention", 'a', CLI_TEXT, &s->attention, "PRESET", .help = presets, .low = 1},
+        {"density", 'd', CLI_NUMBER, &s->density, "D", .help = "share of the keys kept in sparse steps, 0.3 = 30 %",
+         .low = 1e-6, .high = 1, .given = &s->density_given},
+        {"measure", 0, CLI_NUMBER, &s->measure, "F",
+         .help = "share of the queries on which recall is measured against\n"
+                 "exact attention; 0 = no measurement",
+         .low = 0, .high = 1, .given = &s->measure_given},
+        {"versus", 0, CLI_CHOICE, &s->versus, "dense",
+         .help = "generate the dense twin too (afterwards, so that a cold\n"
+                 "start counts against sparsity) and state the speedup,\n"
+                 "PSNR and SSIM against it",
+         .choices = twins, .given = &s->versus_given},
+        {.help = "machine and output"},
+        {"threads", 't', CLI_WHOLE, &s->threads, "N", .help = "default: every processor this process may use", .low = 1,
+         .high = 1024},
+        {"variant", 0, CLI_TEXT, &s->variant, "NAME", .help = "force one kernel family; `fgattn doctor` lists them",
+         .low = 1},
+        {"device", 0, CLI_CHOICE, &s->device, "NAME", .help = "cpu", .choices = devices},
+        {"json", 0, CLI_TEXT, &s->json, "FILE", .help = "write the figures as JSON; - is standard output", .low = 1},
+        {"quiet", 'q', CLI_FLAG, &s->quiet, NULL, .help = "print errors only"},
+        {"force", 0, CLI_FLAG, &s->force, NULL, .help = "start even if the memory does not seem to suffice"},
+        {0},
+    };
+    const cli_verb verb = {
+        "generate",
+        "--prompt TEXT [options]",
+        "Generates a video from a prompt with sparse attention and says what that saved and cost.",
+        options,
+        0,
+        "  fgattn generate --prompt \"a large red ball bouncing over a checkered floor\"\n"
+        "  fgattn generate --prompt \"a small blue cube\" --seed 7 --density 0.2 --versus dense -o cube.apng\n"
+        "  fgattn generate --model Wan2.1-T2V-1.3B-Diffusers --prompt \"a cat on a boat\" --size 480x272 --frames 33\n"
+        "  fgattn generate --prompt \"a green star\" --attention dense --json figures.json --quiet\n",
+    };
+    return cli_parse(&verb, argc, argv, NULL);
+}
+
+static int check_settings(const settings *s)
+{
+    if (s->prompt == NULL) {
+        return cli_fail(CLI_USAGE, "generate: no --prompt; say what the video shows, for example "
+                                   "--prompt \"a large red ball bouncing over a checkered floor\"");
+    }
+    if (strcmp(devices[s->device], "cuda") == 0) {
+        return cli_fail(CLI_ERROR, "--device cuda: this build computes on the processor only; leave --device out");
+    }
+    const char *ending = strrchr(s->output, '.');
+    char path[4096];
+    if (ending != NULL && (strcasecmp(ending, ".mp4") == 0 || strcasecmp(ending, ".gif") == 0) &&
+        cli_find_program("ffmpeg", path, sizeof path) == NULL) {
+        return cli_fail(CLI_ERROR,
+                        "%s needs the program ffmpeg, which is not on PATH; install it, or write .apng, .png or .y4m "
+                        "with -o",
+                        s->output);
+    }
+    return CLI_DONE;
+}
+
+static int make_policy(command *c, const char *attention, fga_policy *policy)
+{
+    char text[1024];
+    const settings *s = &c->set;
+    int length = s->density_given ? snprintf(text, sizeof text, "%s,density=%.14f", attention, s->density)
+                                  : snprintf(text, sizeof text, "%s", attention);
+    if (length < 0 || (size_t)length >= sizeof text) {
+        return cli_fail(CLI_USAGE, "--attention: a text of %zu bytes is too long", strlen(attention));
+    }
+    fga_status status = fga_policy_parse(c->ctx, text, policy);
+    return status == FGA_OK ? CLI_DONE : cli_fail_status(c->ctx, status);
+}
+
+static int make_request(command *c)
+{
+    const settings *s = &c->set;
+    fgv_request *r = &c->request;
+    *r = fgv_request_default(c->model);
+    r->prompt = s->prompt;
+    r->negative = s->negative != NULL ? s->negative : r->negative;
+    if (s->size_given) {
+        r->width = s->size[0];
+        r->height = s->size[1];
+    }
+    r->frames = s->frames_given ? s->frames : r->frames;
+    r->steps = s->steps_given ? s->steps : r->steps;
+    r->guidance = s->guidance_given ? s->guidance : r->guidance;
+    r->shift = s->shift_given ? s->shift : r->shift;
+    r->seed = s->seed;
+    r->sampler = s->sampler == 0 ? FGV_SAMPLER_UNIPC : FGV_SAMPLER_EULER;
+    r->compute = (fgv_compute)s->dtype;
+    r->measure_fraction = s->measure_given ? s->measure : r->measure_fraction;
+    int code = make_policy(c, s->attention, &r->policy);
+    if (code != CLI_DONE) {
+        return code;
+    }
+    fga_status status = fgv_request_check(c->model, r);
+    status = status == FGA_OK ? fgv_predict_memory(c->model, r, &c->predicted) : status;
+    if (status == FGA_ERR_MEMORY) { /* even the plan does not fit */
+        return cli_fail(CLI_NO_MEMORY, "%dx%d, %d frames: %s; choose a smaller --size or fewer --frames", r->width,
+                        r->height, r->frames, fga_last_error(c->ctx));
+    }
+    return status == FGA_OK ? CLI_DONE : cli_fail_status(c->ctx, status);
+}
+
+static void warn_of_unknown_words(const command *c)
+{
+    char words[512];
+    const char *vocabulary = NULL;
+    int count = fgv_unknown_words(c->model, c->set.prompt, words, sizeof words, &vocabulary);
+    if (count > 0 && !c->set.quiet) {
+        cli_warn("the model has never seen %s: %s; it knows these words: %s", count == 1 ? "this word" : "these words",
+                 words, vocabulary != NULL ? vocabulary : "");
+    }
+}
+
+static size_t clip_bytes(const fgv_request *r)
+{
+    return (size_t)r->width * (size_t)r->height * 3 * (size_t)r->frames;
+}
+
+/* States what the job will need and refuses what the machine does not have. */
+static int check_memory(command *c)
+{
+    c->predicted += c->set.versus_given ? 2 * (uint64_t)clip_bytes(&c->request) : 0;
+    uint64_t available = cli_memory_available();
+    if (c->predicted > available && !c->set.force) {
+        return cli_fail(CLI_NO_MEMORY,
+                        "%dx%d, %d frames need about %s of memory and %s are available; choose a smaller --size or "
+                        "fewer --frames, or --force it",
+                        c->request.width, c->request.height, c->request.frames, cli_bytes(c->predicted).text,
+                        cli_bytes(available).text);
+    }
+    if (!c->set.quiet) {
+        fprintf(stderr, "%dx%d, %d frame%s, %d step%s: needs about %s of memory", c->request.width, c->request.height,
+                c->request.frames, c->request.frames == 1 ? "" : "s", c->request.steps,
+                c->request.steps == 1 ? "" : "s", cli_bytes(c->predicted).text);
+        if (available != UINT64_MAX) {
+            fprintf(stderr, "; %s are available", cli_bytes(available).text);
+        }
+        fputc('\n', stderr);
+    }
+    return CLI_DONE;
+}
+
+/* ---- one run ----------------------------------------------------------------------------------- */
+
+typedef struct run {
+    cli_progress line;
+    fgv_writer *writer; /* NULL: the frames are only kept */
+    uint8_t *keep;      /* NULL: the frames are only written */
+    size_t frame_bytes;
+    fga_context *ctx;
+    fga_status failed; /* of the writer */
+    char reason[512];  /* its text, before anything else fails */
+} run;
+
+static bool on_progress(void *user, const fgv_progress *progress)
+{
+    run *r = user;
+    cli_progress_show(&r->line, progress);
+    return !cli_interrupted();
+}
+
+static bool on_frame(void *user, int index, const uint8_t *rgb)
+{
+    run *r = user;
+    if (r->keep != NULL) {
+        memcpy(r->keep + (size_t)index * r->frame_bytes, rgb, r->frame_bytes);
+    }
+    if (r->writer != NULL) {
+        r->failed = fgv_writer_frame(r->writer, rgb);
+        if (r->failed != FGA_OK) {
+            snprintf(r->reason, sizeof r->reason, "%s", fga_last_error(r->ctx));
+        }
+    }
+    return r->failed == FGA_OK && !cli_interrupted();
+}
+
+static int generate_one(command *c, const char *label, uint8_t *keep, cli_run *out)
+{
+    run r = {.line = cli_progress_start(c->set.quiet, label),
+             .writer = c->writer,
+             .keep = keep,
+             .frame_bytes = (size_t)c->request.width * (size_t)c->request.height * 3,
+             .ctx = c->ctx};
+    c->request.on_progress = on_progress;
+    c->request.on_frame = on_frame;
+    c->request.user = &r;
+    snprintf(out->preset, sizeof out->preset, "%s", c->request.policy.name);
+    cli_peak_memory_reset();
+    fga_status status = fgv_generate(c->model, &c->request, &out->result);
+    out->peak_bytes = cli_peak_memory();
+    out->result.predicted_bytes = c->predicted;
+    cli_progress_clear(&r.line);
+    if (r.failed != FGA_OK) {
+        return cli_fail(cli_exit_code(r.failed), "%s", r.reason);
+    }
+    if (status == FGA_ERR_INTERRUPTED) {
+        return CLI_INTERRUPTED;
+    }
+    return status == FGA_OK ? CLI_DONE : cli_fail_status(c->ctx, status);
+}
+
+static int interrupted_by_dense_twin(const command *c)
+{
+    return cli_fail(CLI_INTERRUPTED, "interrupted in the dense twin; %s is complete", c->set.output);
+}
+
+static int generate_video(command *c)
+{
+    int code = generate_one(c, "", c->sparse_rgb, &c->report.run);
+    if (code == CLI_INTERRUPTED) {
+        return cli_fail(code, "interrupted; nothing was written to %s", c->set.output);
+    }
+    if (code != CLI_DONE) {
+        return code;
+    }
+    fga_status status = fgv_writer_finish(&c->writer);
+    return status == FGA_OK ? CLI_DONE : cli_fail_status(c->ctx, status);
+}
+
+/* The same request with every key kept, and nothing measured: the time of a plain dense run. */
+static int generate_twin(command *c)
+{
+    fga_status status = fga_policy_parse(c->ctx, "dense", &c->request.policy);
+    if (status != FGA_OK) {
+        return cli_fail_status(c->ctx, status);
+    }
+    c->request.measure_fraction = 0;
+    int code = generate_one(c, "dense twin: ", c->dense_rgb, &c->report.dense);
+    if (code == CLI_INTERRUPTED) {
+        return interrupted_by_dense_twin(c);
+    }
+    if (code != CLI_DONE) {
+        return code;
+    }
+    status = fgv_compare(c->ctx, c->sparse_rgb, c->dense_rgb, c->request.width, c->request.height, c->request.frames,
+                         &c->report.against_dense, NULL, NULL);
+    return status == FGA_OK ? CLI_DONE : cli_fail_status(c->ctx, status);
+}
+
+/* ---- the command --------------------------------------------------------------------------------- */
+
+static int prepare(command *c)
+{
+    const settings *s = &c->set;
+    int code = cli_open_context(s->threads, s->variant, &c->ctx);
+    fga_policy unused; /* a wrong preset is found out before a large model is opened */
+    code = code == CLI_DONE ? make_policy(c, s->attention, &unused) : code;
+    code = code == CLI_DONE ? cli_open_model(c->ctx, s->model, &c->model) : code;
+    code = code == CLI_DONE ? make_request(c) : code;
+    if (code != CLI_DONE) {
+        return code;
+    }
+    c->about = fgv_model_describe(c->model);
+    warn_of_unknown_words(c);
+    code = check_memory(c);
+    code = code == CLI_DONE ? cli_json_begin(&c->json, s->json) : code;
+    if (code != CLI_DONE) {
+        return code;
+    }
+    if (s->versus_given) {
+        c->sparse_rgb = malloc(clip_bytes(&c->request));
+        c->dense_rgb = malloc(clip_bytes(&c->request));
+        if (c->sparse_rgb == NULL || c->dense_rgb == NULL) {
+            return cli_fail(CLI_NO_MEMORY, "no memory for the frames of both videos");
+        }
+    }
+    fga_status status =
+        fgv_writer_open(c->ctx, s->output, c->request.width, c->request.height, c->about.fps, &c->writer);
+    return status == FGA_OK ? CLI_DONE : cli_fail_status(c->ctx, status);
+}
+
+static int finish(command *c)
+{
+    bool json_on_stdout = c->json.file == stdout;
+    if (!c->set.quiet) {
+        cli_report_print(&c->report, json_on_stdout ? stderr : stdout);
+    }
+    if (c->json.file == NULL) {
+        return CLI_DONE;
+    }
+    cJSON *object = cli_report_json(&c->report);
+    if (object == NULL) {
+        return cli_fail(CLI_NO_MEMORY, "no memory for the JSON text");
+    }
+    int code = cli_json_finish(&c->json, object);
+    cJSON_Delete(object);
+    return code;
+}
+
+static int carry_out(command *c)
+{
+    int code = prepare(c);
+    if (code != CLI_DONE) {
+        return code;
+    }
+    c->report.output = c->set.output;
+    c->report.width = c->request.width;
+    c->report.height = c->request.height;
+    c->report.frames = c->request.frames;
+    c->report.steps = c->request.steps;
+    c->report.threads = fga_context_threads(c->ctx);
+    c->report.measure_fraction = c->request.measure_fraction;
+    c->report.versus_dense = c->set.versus_given;
+    code = generate_video(c);
+    if (code == CLI_DONE && c->set.versus_given) {
+        code = generate_twin(c);
+    }
+    return code == CLI_DONE ? finish(c) : code;
+}
+
+int cli_generate(int argc, char **argv)
+{
+    command c = {.set = {.attention = "dfs", .output = "fgattn.mp4"}};
+    int code = read_settings(argc, argv, &c.set);
+    code = code == CLI_DONE ? check_settings(&c.set) : code;
+    if (code == CLI_DONE) {
+        cli_catch_interrupt(c.set.output);
+        code = carry_out(&c);
+    }
+    fgv_writer_abandon(&c.writer);
+    cli_json_abandon(&c.json);
+    free(c.sparse_rgb);
+    free(c.dense_rgb);
+    fgv_model_close(&c.model);
+    fga_context_destroy(&c.ctx);
+    return code;
+}
