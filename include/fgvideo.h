@@ -136,8 +136,9 @@ FGV_API fga_status fgv_sampler_schedule(fga_context *ctx, fgv_sampler sampler, i
 
 /* ---- writing and comparing video ----------------------------------------------------------- */
 
-/* Format by name: .mp4 (through the ffmpeg program), .png (a frame per file: NAME-0000.png), .apng, .y4m. Written to
- * NAME.part and renamed when finished; nothing is left under the final name on failure. */
+/* Format by name: .mp4 (H.264, 4:2:0, even sizes) and .gif through the ffmpeg program; .png (a frame per file:
+ * NAME-0000.png ..., which replaces an earlier video of that name), .apng, .y4m (4:4:4, BT.601 limited range). Written
+ * to NAME.part and renamed when finished; nothing is left under the final name on failure. */
 typedef struct fgv_writer fgv_writer;
 FGV_API fga_status fgv_writer_open(fga_context *ctx, const char *path, int width, int height, double fps,
                                    fgv_writer **writer);
@@ -146,15 +147,15 @@ FGV_API fga_status fgv_writer_finish(fgv_writer **writer); /* closes and renames
 FGV_API void fgv_writer_abandon(fgv_writer **writer);      /* closes and removes what was written */
 
 /* Reads a whole video (anything ffmpeg reads; .y4m, .png sequences and .apng natively): *rgb is
- * [frames][height][width][3], freed with fgv_free. */
+ * [frames][height][width][3], freed with fgv_free. *fps is 0 where the file does not say. */
 FGV_API fga_status fgv_read_video(fga_context *ctx, const char *path, uint8_t **rgb, int *width, int *height,
                                   int *frames, double *fps);
 FGV_API void fgv_free(void *pointer);
 
 typedef struct fgv_comparison {
     double psnr_db;        /* over all pixels, 8-bit peak; INFINITY when equal */
-    double psnr_moving_db; /* over pixels that change between neighbouring frames of b; NaN when none do */
-    double ssim;           /* mean over frames of mean SSIM on luma, 11x11 Gaussian window, sigma 1.5 */
+    double psnr_moving_db; /* over pixels of b that differ from the frame before or after; NaN when none do */
+    double ssim; /* mean over frames of mean SSIM on luma, 11x11 Gaussian window, sigma 1.5; NaN below 11x11 */
 } fgv_comparison;
 
 /* a against reference b, both [frames][height][width][3]. Per-frame arrays [frames] may be NULL. */

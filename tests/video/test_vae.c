@@ -322,6 +322,114 @@ static void wrong_configurations(void **state)
     fgv_vae_close(NULL);
 }
 
+/* The header of a sparse file with the tensors of the published Wan2.1 VAE's decoder, by its published names. */
+typedef struct header {
+    char *text;
+    size_t length;
+    unsigned long long bytes; /* of data so far */
+    int tensors;
+} header;
+
+static void add(header *h, const char *name, const char *suffix, const char *shape, long elements)
+{
+    unsigned long long end = h->bytes + 2ull * (unsigned long long)elements;
+    h->length += (size_t)sprintf(h->text + h->length,
+                                 "%c\"%s%s\":{\"dtype\":\"BF16\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}",
+                                 h->tensors == 0 ? '{' : ',', name, suffix, shape, h->bytes, end);
+    h->bytes = end;
+    h->tensors++;
+}
+
+static void add_conv(header *h, const char *name, int out, int in, const char *window, int taps)
+{
+    char shape[80];
+    snprintf(shape, sizeof shape, "%d,%d,%s", out, in, window);
+    add(h, name, ".weight", shape, (long)out * in * taps);
+    snprintf(shape, sizeof shape, "%d", out);
+    add(h, name, ".bias", shape, out);
+}
+
+static void add_resnet(header *h, const char *prefix, int in, int out)
+{
+    char name[120], shape[40];
+    snprintf(name, sizeof name, "%s.norm1", prefix);
+    snprintf(shape, sizeof shape, "%d,1,1,1", in);
+    add(h, name, ".gamma", shape, in);
+    snprintf(name, sizeof name, "%s.conv1", prefix);
+    add_conv(h, name, out, in, "3,3,3", 27);
+    snprintf(name, sizeof name, "%s.norm2", prefix);
+    snprintf(shape, sizeof shape, "%d,1,1,1", out);
+    add(h, name, ".gamma", shape, out);
+    snprintf(name, sizeof name, "%s.conv2", prefix);
+    add_conv(h, name, out, out, "3,3,3", 27);
+    if (in != out) {
+        snprintf(name, sizeof name, "%s.conv_shortcut", prefix);
+        add_conv(h, name, out, in, "1,1,1", 1);
+    }
+}
+
+static void add_published_decoder(header *h)
+{
+    const struct {
+        int in, out, next;
+        bool time;
+    } blocks[] = {{384, 384, 192, true}, {192, 384, 192, true}, {192, 192, 96, false}, {96, 96, 0, false}};
+    char name[100];
+    add_conv(h, "post_quant_conv", 16, 16, "1,1,1", 1);
+    add_conv(h, "decoder.conv_in", 384, 16, "3,3,3", 27);
+    add_resnet(h, "decoder.mid_block.resnets.0", 384, 384);
+    add_resnet(h, "decoder.mid_block.resnets.1", 384, 384);
+    add(h, "decoder.mid_block.attentions.0.norm", ".gamma", "384,1,1", 384);
+    add_conv(h, "decoder.mid_block.attentions.0.to_qkv", 1152, 384, "1,1", 1);
+    add_conv(h, "decoder.mid_block.attentions.0.proj", 384, 384, "1,1", 1);
+    for (int i = 0; i < 4; i++) {
+        for (int j = 0; j < 3; j++) {
+            snprintf(name, sizeof name, "decoder.up_blocks.%d.resnets.%d", i, j);
+            add_resnet(h, name, j == 0 ? blocks[i].in : blocks[i].out, blocks[i].out);
+        }
+        snprintf(name, sizeof name, "decoder.up_blocks.%d.upsamplers.0.time_conv", i);
+        if (blocks[i].time) {
+            add_conv(h, name, 2 * blocks[i].out, blocks[i].out, "3,1,1", 3);
+        }
+        snprintf(name, sizeof name, "decoder.up_blocks.%d.upsamplers.0.resample.1", i);
+        if (blocks[i].next > 0) {
+            add_conv(h, name, blocks[i].next, blocks[i].out, "3,3", 9);
+        }
+    }
+    add(h, "decoder.norm_out", ".gamma", "96,1,1,1", 96);
+    add_conv(h, "decoder.conv_out", 3, 96, "3,3,3", 27);
+}
+
+static void published_sizes(void **state)
+{
+    (void)state;
+    header h = {.text = malloc(40000)};
+    add_published_decoder(&h);
+    assert_int_equal(h.tensors, 108);
+    h.length += (size_t)sprintf(h.text + h.length, "}");
+    const char *path = scratch_path("diffusion_pytorch_model.safetensors");
+    uint8_t file[8];
+    for (int i = 0; i < 8; i++) {
+        file[i] = (uint8_t)(h.length >> 8 * i);
+    }
+    FILE *out = fopen(path, "wb");
+    assert_int_equal(fwrite(file, 1, 8, out), 8);
+    assert_int_equal(fwrite(h.text, 1, h.length, out), h.length);
+    fclose(out);
+    assert_int_equal(truncate(path, (off_t)(8 + h.length + h.bytes)), 0); /* the data is a hole */
+    edit_config("\"decoder_base_dim\": 8,", "\"decoder_base_dim\": 96,");
+    fgv_vae *vae = open_vae(ctx, scratch);
+    assert_int_equal(fgv_vae_parameters(vae), 73295603);
+    /* At 480p decoding keeps two frames before each convolution and little else; a quarter of the pixels need about a
+     * quarter of that. */
+    double big = (double)fgv_vae_memory(vae, FGA_F32, 60, 104), small = (double)fgv_vae_memory(vae, FGA_F32, 30, 52);
+    print_message("832x480: %.2f GB in f32, %.2f GB in bf16\n", big * 1e-9,
+                  (double)fgv_vae_memory(vae, FGA_BF16, 60, 104) * 1e-9);
+    assert_true(big < 6e9 && big > 2.5 * small);
+    fgv_vae_close(&vae);
+    free(h.text);
+}
+
 int main(void)
 {
     static golden goldens[] = {{TINY, "tiny-vae", "a", {1, 3, 5}},
@@ -339,6 +447,7 @@ int main(void)
         cmocka_unit_test(stops_when_told),
         cmocka_unit_test(memory_is_predicted_and_independent_of_length),
         cmocka_unit_test_setup_teardown(wrong_configurations, scratch_open, scratch_close),
+        cmocka_unit_test_setup_teardown(published_sizes, scratch_open, scratch_close),
     };
     fga_context_options options = fga_context_options_default();
     options.threads = 2;
