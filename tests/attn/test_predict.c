@@ -187,6 +187,11 @@ static void known_pitfalls(void **state)
     assert_true(fga_mask_keeps(mask, 0, 0, 5, 92) && !fga_mask_keeps(mask, 0, 0, 5, 93)); /* all equal: the lowest */
     fga_mask_release(&mask);
 
+    d.query = d.key = fga_sequence_video(50 * 128);
+    assert_int_equal(fga_select_topk(ctx, &d, scores, 0.29, &mask), FGA_OK);
+    assert_int_equal(kept(mask, 5), 15); /* 0.29 * 50 is 14.499999999999998 */
+    fga_mask_release(&mask);
+
     /* text suffix of one tile and a half, half of it padding: tiles 2 (mixed) and 3 forced, tile 4 has no valid key */
     d.query = (fga_sequence){.video = 128, .video_valid = 128};
     d.key = (fga_sequence){.video = 320, .video_valid = 320, .suffix = 300, .suffix_valid = 100};
