@@ -329,8 +329,8 @@ FGA_API fga_status fga_score_workspace(fga_context *ctx, const fga_predict_desc 
  * block without a valid query). */
 FGA_API fga_status fga_score_mass(fga_context *ctx, const fga_predict_desc *desc, const fga_tensor *q,
                                   const fga_tensor *k, float *scores, void *workspace);
-/* Top-k per row, K = floor(density*tiles + 0.5 + 1e-6) in [1, tiles], ties to the lower index; forced tiles
- * (text keys, text queries) as in docs/method.md. */
+/* Top-k per row, K = floor(density*tiles + 0.5 + 1e-6) of the tiles that have a valid key, ties to the lower index;
+ * forced tiles (text keys, text queries) as in docs/method.md. */
 FGA_API fga_status fga_select_topk(fga_context *ctx, const fga_predict_desc *desc, const float *scores, double density,
                                    fga_mask **mask);
 
