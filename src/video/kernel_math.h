@@ -24,12 +24,10 @@ FGV_INLINE float fgv_round_bf16(float x)
     return fga_bits_f32(fgv_round_bits(x) & 0xffff0000u);
 }
 
-/* e^x to 1.5 ulp; 0 below -87, Inf above 88.4; NaN stays. n = round(x / ln 2) by adding 1.5 * 2^23, whose low mantissa
- * bits then hold n. */
+/* e^x to 1.5 ulp for x in [-87, 89]; Inf above 88.4; NaN stays. n = round(x / ln 2) by adding 1.5 * 2^23, whose low
+ * mantissa bits then hold n. */
 FGV_INLINE float fgv_exp(float x)
 {
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 89.0f ? 89.0f : x;
     float shifted = x * 1.44269504f + 12582912.0f;
     float n = shifted - 12582912.0f;
     float r = (x - n * 0.693359375f) - n * -2.12194440e-4f; /* ln 2 in two parts: the first product is exact */
@@ -44,9 +42,41 @@ FGV_INLINE float fgv_exp(float x)
     return (p + 1.0f) * fga_bits_f32(scale);
 }
 
-FGV_INLINE float fgv_silu(float x)
+/* Into the range that fgv_exp takes. */
+FGV_BODY fgv_clamp_exponents(float *e, int64_t n)
 {
-    return x / (1.0f + fgv_exp(-x));
+    for (int64_t i = 0; i < n; i++) {
+        float low = e[i] < -87.0f ? -87.0f : e[i];
+        e[i] = low > 89.0f ? 89.0f : low;
+    }
+}
+
+#define FGV_LOGISTIC_BLOCK 64
+
+/* x[i] *= logistic(-e[i]) for up to FGV_LOGISTIC_BLOCK elements; e is lost. One loop per step: in a single one the
+ * compiler computes and divides each case of the clamp on its own. */
+FGV_BODY fgv_scale_logistic(float *x, float *e, int64_t n)
+{
+    fgv_clamp_exponents(e, n);
+    for (int64_t i = 0; i < n; i++) {
+        e[i] = fgv_exp(e[i]);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        x[i] = x[i] / (1.0f + e[i]);
+    }
+}
+
+/* x[i] = silu(x[i]) */
+FGV_BODY fgv_silu(float *x, int64_t n)
+{
+    float e[FGV_LOGISTIC_BLOCK];
+    for (int64_t i = 0; i < n; i += FGV_LOGISTIC_BLOCK, x += FGV_LOGISTIC_BLOCK) {
+        int64_t m = n - i < FGV_LOGISTIC_BLOCK ? n - i : FGV_LOGISTIC_BLOCK;
+        for (int64_t k = 0; k < m; k++) {
+            e[k] = -x[k];
+        }
+        fgv_scale_logistic(x, e, m);
+    }
 }
 
 #define FGV_LANES 16

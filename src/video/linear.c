@@ -13,12 +13,12 @@
 /* Up to this many rows, packing the weights would cost more than the product: plain dot products read them once. */
 #define FEW_ROWS 16
 #define FEW_ROWS_COLS 64 /* outputs per work item there */
-/* Tiles are large enough that what a product reads from beyond its own cache costs little beside its arithmetic. Few
- * rows are cut finer, for the sake of balance. */
+/* Tiles are large enough that what a product reads from beyond its own cache costs little beside its arithmetic. Small
+ * outputs are cut finer, for the sake of balance. */
 #define TILE_COLS 256
 #define TILE_ROWS 256
-#define TILE_ROWS_SHORT 128
-#define SHORT_ROWS 8192
+#define TILE_ROWS_SMALL 128
+#define SMALL_OUTPUT ((int64_t)1 << 22)
 #define ITEMS_PER_THREAD 4
 
 fga_status fgv_linear_load(fgv_weights *weights, fgv_linear *linear, int64_t out, int64_t in, bool has_bias,
@@ -256,9 +256,9 @@ static void product_body(void *arg, int64_t item, int worker)
     run_item(arg, item, run_row_tile);
 }
 
-static int64_t choose_tile_rows(int64_t rows)
+static int64_t choose_tile_rows(int64_t rows, int64_t out)
 {
-    return rows <= SHORT_ROWS ? TILE_ROWS_SHORT : TILE_ROWS;
+    return rows < SMALL_OUTPUT / out ? TILE_ROWS_SMALL : TILE_ROWS;
 }
 
 uint64_t fgv_linear_scratch(const fga_context *ctx, int64_t out, int64_t in, int64_t rows, fga_dtype compute)
@@ -268,7 +268,8 @@ uint64_t fgv_linear_scratch(const fga_context *ctx, int64_t out, int64_t in, int
         return threads * sizeof(float) * (used * width + width + used * FEW_ROWS_COLS);
     }
     uint64_t element = compute == FGA_BF16 && fgv_product_native_bf16() ? sizeof(uint16_t) : sizeof(float);
-    uint64_t tile_rows = (uint64_t)choose_tile_rows(rows), padded_out = ((uint64_t)out + TILE_COLS - 1) / TILE_COLS;
+    uint64_t tile_rows = (uint64_t)choose_tile_rows(rows, out),
+             padded_out = ((uint64_t)out + TILE_COLS - 1) / TILE_COLS;
     tile_rows = tile_rows < used ? tile_rows : used;
     padded_out *= TILE_COLS;
     uint64_t packed = padded_out * ((width + 63) / 64 * 64) * element;
@@ -279,7 +280,7 @@ uint64_t fgv_linear_scratch(const fga_context *ctx, int64_t out, int64_t in, int
 static fga_status run_many_rows(fga_context *ctx, job *j)
 {
     int64_t items = (int64_t)fga_context_threads(ctx) * ITEMS_PER_THREAD;
-    j->tile_rows = choose_tile_rows(j->args.rows);
+    j->tile_rows = choose_tile_rows(j->args.rows, j->linear->out);
     j->row_tiles = (j->args.rows + j->tile_rows - 1) / j->tile_rows;
     j->col_tiles = (j->linear->out + TILE_COLS - 1) / TILE_COLS;
     /* How tiles are grouped may depend on the threads: it changes who computes a tile, not its bytes. */

@@ -57,10 +57,16 @@ FGV_BODY to_bf16_body(uint16_t *restrict out, const void *in, fga_dtype dtype, i
 /* ---- epilogue ------------------------------------------------------------------------------------------------- */
 
 /* x/2 (1 + tanh u) is x times the logistic function of 2u. */
-FGV_INLINE float gelu_tanh(float x)
+FGV_BODY gelu_tanh(float *x, int64_t n)
 {
-    float twice = 1.59576912f * (x + 0.044715f * (x * x * x));
-    return x / (1.0f + fgv_exp(-twice));
+    float e[FGV_LOGISTIC_BLOCK];
+    for (int64_t i = 0; i < n; i += FGV_LOGISTIC_BLOCK, x += FGV_LOGISTIC_BLOCK) {
+        int64_t m = n - i < FGV_LOGISTIC_BLOCK ? n - i : FGV_LOGISTIC_BLOCK;
+        for (int64_t k = 0; k < m; k++) {
+            e[k] = -1.59576912f * (x[k] + 0.044715f * (x[k] * x[k] * x[k]));
+        }
+        fgv_scale_logistic(x, e, m);
+    }
 }
 
 FGV_BODY finish_body(float *out, const float *in, const float *restrict bias, fgv_activation activation, int64_t n)
@@ -73,13 +79,9 @@ FGV_BODY finish_body(float *out, const float *in, const float *restrict bias, fg
         memcpy(out, in, (size_t)n * sizeof *out);
     }
     if (activation == FGV_SILU) {
-        for (int64_t i = 0; i < n; i++) {
-            out[i] = fgv_silu(out[i]);
-        }
+        fgv_silu(out, n);
     } else if (activation == FGV_GELU_TANH) {
-        for (int64_t i = 0; i < n; i++) {
-            out[i] = gelu_tanh(out[i]);
-        }
+        gelu_tanh(out, n);
     }
 }
 

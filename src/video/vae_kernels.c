@@ -75,9 +75,7 @@ FGV_BODY normalise_body(const fgv_vae_normalise *a)
             x = chunk;
         }
         if (a->gamma != NULL && a->silu) {
-            for (int64_t i = 0; i < n; i++) {
-                chunk[i] = fgv_silu(chunk[i]);
-            }
+            fgv_silu(chunk, n);
         }
         store_chunk(a->out, p * a->channels, x, a->store, n);
     }
