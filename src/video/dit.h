@@ -46,8 +46,12 @@ typedef struct fgv_dit_plan fgv_dit_plan;
 
 fga_status fgv_dit_plan_create(fgv_dit *dit, const fgv_dit_job *job, fgv_dit_plan **plan);
 void fgv_dit_plan_destroy(fgv_dit_plan **plan);
-/* Bytes that plan_create and the forwards will take, weights not included. */
-fga_status fgv_dit_plan_memory(fgv_dit *dit, const fgv_dit_job *job, uint64_t *bytes);
+/* Bytes, weights not included. */
+typedef struct fgv_dit_memory {
+    uint64_t plan;    /* what the plan and its masks hold until it is destroyed */
+    uint64_t threads; /* what the products leave with the threads (fgv_linear_scratch) */
+} fgv_dit_memory;
+fga_status fgv_dit_plan_memory(fgv_dit *dit, const fgv_dit_job *job, fgv_dit_memory *memory);
 int64_t fgv_dit_plan_tokens(const fgv_dit_plan *plan);
 
 /* The branch's text [text_rows][text_dim]; before its first forward. */

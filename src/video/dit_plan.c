@@ -239,11 +239,20 @@ static uint64_t mask_bytes(const fgv_dit_plan *plan)
     return masks * (uint64_t)plan->dit->config.heads * blocks * ((tiles + 63) / 64 * 8);
 }
 
-fga_status fgv_dit_plan_memory(fgv_dit *dit, const fgv_dit_job *job, uint64_t *bytes)
+/* Of the two widest products: they share the scratch. */
+static uint64_t thread_bytes(const fgv_dit_plan *plan)
+{
+    const fgv_dit_config *c = &plan->dit->config;
+    uint64_t in = fgv_linear_scratch(plan->dit->ctx, c->ffn_dim, c->dim, plan->tile, plan->job.compute);
+    uint64_t out = fgv_linear_scratch(plan->dit->ctx, c->dim, c->ffn_dim, plan->tile, plan->job.compute);
+    return in > out ? in : out;
+}
+
+fga_status fgv_dit_plan_memory(fgv_dit *dit, const fgv_dit_job *job, fgv_dit_memory *memory)
 {
     fgv_dit_plan *plan;
     FGA_TRY(prepare(dit, job, &plan));
-    *bytes = lay_out(plan, NULL) + mask_bytes(plan);
+    *memory = (fgv_dit_memory){lay_out(plan, NULL) + mask_bytes(plan), thread_bytes(plan)};
     fgv_dit_plan_destroy(&plan);
     return FGA_OK;
 }

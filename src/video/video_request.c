@@ -4,10 +4,8 @@
 #include "video/sampler.h"
 #include "video/video.h"
 
-/* What is resident beside weights and buffers: the program, its libraries and oneDNN's compiled kernels; and per thread
- * the packed weights and scratch of a product, and its corner of the heap. */
-#define PROCESS_BYTES (15u << 20)
-#define THREAD_BYTES (1u << 20)
+/* What is resident beside weights, buffers and scratch: the program, its libraries, oneDNN's compiled kernels. */
+#define PROCESS_BYTES (13u << 20)
 
 fgv_request fgv_request_default(const fgv_model *model)
 {
@@ -137,7 +135,7 @@ fga_status fgv_request_check(const fgv_model *model, const fgv_request *r)
     FGA_TRY(check_frames(model, r->frames));
     FGA_TRY(check_numbers(model, r));
     fgv_dit_job job = job_of(model, r);
-    uint64_t unused; /* the policy is judged by the session that would carry it out */
+    fgv_dit_memory unused; /* the policy is judged by the session that would carry it out */
     return fgv_dit_plan_memory(model->dit, &job, &unused);
 }
 
@@ -154,17 +152,16 @@ fga_status fgv_predict_memory(const fgv_model *model, const fgv_request *r, uint
         text = one > text ? one : text;
         rows += (uint64_t)job.text_rows[b] * (uint64_t)model->info.text_dim * sizeof(float);
     }
-    uint64_t plan;
-    FGA_TRY(fgv_dit_plan_memory(model->dit, &job, &plan));
+    fgv_dit_memory dit;
+    FGA_TRY(fgv_dit_plan_memory(model->dit, &job, &dit));
     uint64_t latents =
         (uint64_t)model->info.latent_channels * (uint64_t)job.t * (uint64_t)job.h * (uint64_t)job.w * sizeof(float);
     uint64_t copies = 1 + (uint64_t)job.branches + (r->sampler == FGV_SAMPLER_UNIPC ? 3 : 0);
     uint64_t frame = (uint64_t)r->width * (uint64_t)r->height * 3;
     /* Every stage lets go of the weights that it has read, so the stages do not add up. */
-    uint64_t denoise = fgv_dit_weight_bytes(model->dit) + plan + rows + copies * latents;
-    uint64_t decode = latents + frame + fgv_vae_memory(model->vae, job.compute, job.h, job.w);
+    uint64_t denoise = fgv_dit_weight_bytes(model->dit) + dit.plan + dit.threads + rows + copies * latents;
+    uint64_t decode = dit.threads + latents + frame + fgv_vae_memory(model->vae, job.compute, job.h, job.w);
     uint64_t most = text > denoise ? text : denoise;
-    uint64_t process = PROCESS_BYTES + (uint64_t)fga_context_threads(model->ctx) * THREAD_BYTES;
-    *bytes = process + (most > decode ? most : decode);
+    *bytes = PROCESS_BYTES + (most > decode ? most : decode);
     return FGA_OK;
 }
