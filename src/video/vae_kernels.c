@@ -23,41 +23,72 @@ FGV_BODY store_chunk(void *out, int64_t at, const float *x, fgv_store store, int
     }
 }
 
-/* 16 channels from x, of which `valid` are the pixel's own; the others become 0. */
-FGV_BODY load_tail(fgv_lanes *v, const float *x, int64_t valid)
+typedef uint32_t mask __attribute__((vector_size(FGV_LANES * sizeof(uint32_t))));
+
+/* The last channels of a pixel, `valid` of them, with zeros after them. Where 16 floats may be read from x they are,
+ * and `keep` drops those of the next pixel. */
+FGV_BODY load_tail(fgv_lanes *v, const float *x, int64_t valid, const mask *keep, bool readable)
 {
-    float copy[FGV_LANES] = {0};
-    memcpy(copy, x, (size_t)valid * sizeof *x);
-    memcpy(v, copy, sizeof *v);
+    if (readable) {
+        mask bits;
+        memcpy(&bits, x, sizeof bits);
+        bits &= *keep;
+        memcpy(v, &bits, sizeof bits);
+    } else {
+        float copy[FGV_LANES] = {0};
+        memcpy(copy, x, (size_t)valid * sizeof *x);
+        memcpy(v, copy, sizeof copy);
+    }
 }
 
-/* One pixel; writes channels rounded up to 16, so that pixels are taken in order and each repairs what the one before
- * spilled. */
-FGV_BODY normalise_pixel(float *out, const float *x, const float *gamma, int64_t channels)
+/* Up to 16 pixels at x, of which `readable` floats follow. Writes channels rounded up to 16 of each: pixels are taken
+ * in order, so that each repairs what the one before spilled. */
+FGV_BODY normalise_group(float *out, const float *x, int64_t readable, const float *gamma, int64_t channels,
+                         int64_t pixels)
 {
-    fgv_lanes squares = {0}, tail = {0};
-    int64_t whole = channels / FGV_LANES * FGV_LANES;
-    for (int64_t i = 0; i < whole; i += FGV_LANES) {
-        fgv_lanes v;
-        memcpy(&v, x + i, sizeof v);
-        squares += v * v;
+    float squares[FGV_LANES][FGV_LANES] = {{0}}, inverse[FGV_LANES] = {0};
+    int64_t whole = channels / FGV_LANES * FGV_LANES, left = channels - whole;
+    mask keep;
+    for (int i = 0; i < FGV_LANES; i++) {
+        keep[i] = i < left ? UINT32_MAX : 0;
     }
-    if (whole < channels) {
-        load_tail(&tail, x + whole, channels - whole);
-        squares += tail * tail;
-    }
-    float norm = sqrtf(fgv_sum_lanes(&squares));
-    float inverse = 1.0f / (norm > 1e-12f ? norm : 1e-12f);
-    for (int64_t i = 0; i < channels; i += FGV_LANES) {
-        fgv_lanes v, g;
-        if (i < whole) {
-            memcpy(&v, x + i, sizeof v);
-        } else {
-            v = tail;
+    for (int64_t p = 0; p < pixels; p++) {
+        const float *pixel = x + p * channels;
+        fgv_lanes sum = {0}, v;
+        for (int64_t i = 0; i < whole; i += FGV_LANES) {
+            memcpy(&v, pixel + i, sizeof v);
+            sum += v * v;
         }
-        memcpy(&g, gamma + i, sizeof g);
-        v = v * inverse * g;
-        memcpy(out + i, &v, sizeof v);
+        if (left > 0) {
+            load_tail(&v, pixel + whole, left, &keep, p * channels + whole + FGV_LANES <= readable);
+            sum += v * v;
+        }
+        memcpy(squares[p], &sum, sizeof sum);
+    }
+    for (int i = 0; i < FGV_LANES; i++) {
+        for (int p = 0; p < FGV_LANES; p++) {
+            inverse[p] += squares[p][i];
+        }
+    }
+    for (int p = 0; p < FGV_LANES; p++) {
+        float norm = sqrtf(inverse[p]);
+        inverse[p] = 1.0f / (norm > 1e-12f ? norm : 1e-12f);
+    }
+    for (int64_t p = 0; p < pixels; p++) {
+        const float *pixel = x + p * channels;
+        fgv_lanes v, g;
+        for (int64_t i = 0; i < whole; i += FGV_LANES) {
+            memcpy(&v, pixel + i, sizeof v);
+            memcpy(&g, gamma + i, sizeof g);
+            v = v * inverse[p] * g;
+            memcpy(out + p * channels + i, &v, sizeof v);
+        }
+        if (left > 0) {
+            load_tail(&v, pixel + whole, left, &keep, p * channels + whole + FGV_LANES <= readable);
+            memcpy(&g, gamma + whole, sizeof g);
+            v = v * inverse[p] * g;
+            memcpy(out + p * channels + whole, &v, sizeof v);
+        }
     }
 }
 
@@ -69,8 +100,10 @@ FGV_BODY normalise_body(const fgv_vae_normalise *a)
         int64_t pixels = a->pixels - p < step ? a->pixels - p : step, n = pixels * a->channels;
         const float *x = a->x + p * a->channels;
         if (a->gamma != NULL) {
-            for (int64_t i = 0; i < pixels; i++) {
-                normalise_pixel(chunk + i * a->channels, x + i * a->channels, a->gamma, a->channels);
+            for (int64_t i = 0; i < pixels; i += FGV_LANES) {
+                int64_t readable = (a->pixels - p - i) * a->channels, group = pixels - i;
+                normalise_group(chunk + i * a->channels, x + i * a->channels, readable, a->gamma, a->channels,
+                                group < FGV_LANES ? group : FGV_LANES);
             }
             x = chunk;
         }
