@@ -4,9 +4,10 @@
 set -eu
 state=$1 out=$2 minutes=${3:-75} size=${4:-128x128x65}
 here=$(dirname "$0")
+python=${PYTHON:-python3}
 mkdir -p "$state"
 export OMP_WAIT_POLICY=PASSIVE PYTHONUNBUFFERED=1
-nice -n 19 python "$here/train_vae.py" --state "$state" --minutes "$(awk "BEGIN { print $minutes / 5 }")" \
+nice -n 19 "$python" "$here/train_vae.py" --state "$state" --minutes "$(awk "BEGIN { print $minutes / 5 }")" \
     --decoder-only --light-decoder 0 --noise 0.02 --muon-lr 0.004 --adam-lr 1e-3
-nice -n 19 python "$here/train_dit.py" --state "$state" --minutes "$(awk "BEGIN { print $minutes * 4 / 5 }")"
-python "$here/export.py" --state "$state" --out "$out" --size "$size"
+nice -n 19 "$python" "$here/train_dit.py" --state "$state" --minutes "$(awk "BEGIN { print $minutes * 4 / 5 }")"
+"$python" "$here/export.py" --state "$state" --out "$out" --size "$size"

@@ -1,27 +1,29 @@
 #!/bin/sh
 # Train, export and judge the full-size model on one GPU: train_gpu.sh STATE OUT [MINUTES [TOTAL [SIZE]]]
 #
-# Runs for about MINUTES (default 9.5) of a schedule of TOTAL minutes of transformer training (default 15) and leaves
-# in OUT: toy.tar, judge and gate reports, logs, and the checkpoints vae.pt and dit-small.pt (each below 16 MiB).
-# Call it again with the same STATE to go on; a STATE that holds only those two checkpoints will do.
+# Runs for about MINUTES (default 9.5) and leaves in OUT: toy.tar, judge and gate reports, logs, and the checkpoints
+# vae.pt and dit-small.pt (each below 16 MiB). TOTAL is the length of the transformer's schedule in minutes; default:
+# what fits into this call. With a longer TOTAL, call again with the same STATE to go on; a STATE that holds only
+# those two checkpoints will do.
 set -eu
-state=$1 out=$2 minutes=${3:-9.5} total=${4:-15} size=${5:-256x256x33}
+state=$1 out=$2 minutes=${3:-9.5} total=${4:-} size=${5:-256x256x33}
 here=$(dirname "$0")
+python=${PYTHON:-python3}
 mkdir -p "$state" "$out"
 export PYTHONUNBUFFERED=1 PYTORCH_ALLOC_CONF=expandable_segments:True
+trap 'tail -n 40 "$out"/*.log' EXIT
 began=$(date +%s)
-python "$here/train_vae.py" --state "$state" --minutes 2 --device cuda --decoder-only --light-decoder 0 \
+"$python" "$here/train_vae.py" --state "$state" --minutes 2 --device cuda --decoder-only --light-decoder 0 \
     --noise 0.02 --muon-lr 0.006 --adam-lr 1e-3 >"$out/vae.log" 2>&1
 cp "$state/vae.pt" "$out/"
 # What is left of MINUTES, less 90 s for the export and the judge.
 left=$(awk "BEGIN { print $minutes - ($(date +%s) - $began) / 60 - 1.5 }")
-python "$here/train_dit.py" --state "$state" --minutes "$total" --stop-after "$left" --device cuda >"$out/dit.log" 2>&1
+"$python" "$here/train_dit.py" --state "$state" --minutes "${total:-$left}" --stop-after "$left" --device cuda >"$out/dit.log" 2>&1
 cp "$state/dit-small.pt" "$out/"
-python "$here/export.py" --state "$state" --out "$state/toy" --size "$size" >>"$out/dit.log" 2>&1
+"$python" "$here/export.py" --state "$state" --out "$state/toy" --size "$size" >>"$out/dit.log" 2>&1
 tar -C "$state" -cf "$out/toy.tar" toy
 for clip in 64x64x17 128x128x17 "$size"; do
-    timeout 100 python "$here/judge.py" model "$state/toy" --size "$clip" --device cuda --batch 32 \
+    timeout 100 "$python" "$here/judge.py" model "$state/toy" --size "$clip" --device cuda --batch 32 \
         --save "$out/judge.png" >>"$out/judge.log" 2>&1 || true
 done
-timeout 60 python "$here/recall_gate.py" "$state/toy" --device cuda --prompts 2 >>"$out/judge.log" 2>&1 || true
-tail -n 60 "$out/judge.log"
+timeout 60 "$python" "$here/recall_gate.py" "$state/toy" --device cuda --prompts 2 >>"$out/judge.log" 2>&1 || true

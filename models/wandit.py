@@ -137,8 +137,9 @@ def forward(model, latent, timestep, context, mask, cos, sin, tap=None, run_bloc
     half = model.config.freq_dim // 2
     rate = torch.exp(torch.arange(half, device=x.device) * (-math.log(10000.0) / half))
     angle = timestep.float()[:, None] * rate[None]
-    temb = embedder.time_embedder(torch.cat([angle.cos(), angle.sin()], 1))
-    modulation = embedder.time_proj(F.silu(temb)).unflatten(1, (6, -1)).float()
+    with torch.autocast(x.device.type, enabled=False):  # diffusers keeps these in f32 too
+        temb = embedder.time_embedder(torch.cat([angle.cos(), angle.sin()], 1))
+        modulation = embedder.time_proj(F.silu(temb)).unflatten(1, (6, -1))
     context = embedder.text_embedder(context)
     tapped = None
     for index, block in enumerate(model.blocks):
