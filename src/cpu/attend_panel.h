@@ -30,24 +30,23 @@ static const float rescale_above = 8.0f;
 
 /* Where things lie in the caller's scratch; offsets in 32-bit words. */
 typedef struct layout {
-    size_t query, output, max, sum, logits, keys, values, total;
+    size_t query, output, max, sum, logits, keys, row, values, total;
 } layout;
 
 static layout lay_out(int32_t rows, int32_t head_dim, fga_dtype dtype)
 {
     size_t panels = (size_t)part_count(rows, PANEL), dim = (size_t)head_dim;
     size_t staged = dtype == FGA_F32 ? 0 : STRIP * dim;
+    size_t packed = STRIP * dim + (size_t)part_count(head_dim, TILE) * LANES;
     layout at = {0};
     at.output = at.query + panels * PANEL * dim;
     at.max = at.output + panels * PANEL * dim;
     at.sum = at.max + panels * PANEL;
     at.logits = at.sum + panels * PANEL;
     at.keys = at.logits + STRIP * PANEL;
-    at.values = at.keys + staged;
-    at.total = at.values + staged;
-    /* The 16-bit outputs pass through rows of f32, for which the keys' and values' place is free by then. */
-    size_t rows_f32 = dtype == FGA_F32 ? 0 : PANEL * dim;
-    at.total = at.total > at.keys + rows_f32 ? at.total : at.keys + rows_f32;
+    at.row = at.keys + staged;
+    at.values = at.row + dim;
+    at.total = at.values + packed; /* 16-bit queries and outputs pass through the keys' place as f32 */
     return at;
 }
 
@@ -66,11 +65,11 @@ typedef struct block {
 typedef struct strip {
     const uint32_t *keys; /* [count] */
     int count;
-    int rows;                      /* value rows: ceil(count / WORD) */
+    int words;                     /* rows of value words: ceil(count / WORD) */
+    const float *values;           /* packed by pack_values */
     const char *key_source[STRIP]; /* the rows in the tensors; any past the last repeat it */
     const char *value_source[STRIP];
     const char *key_row[STRIP]; /* rows of words */
-    const char *value_row[STRIP];
 } strip;
 
 static int panel_rows(const block *b, int panel)
@@ -131,9 +130,9 @@ ALWAYS_INLINE void logit_tile(int n, int vecs, const fga_attend_op *op, const st
 ALWAYS_INLINE void logit_tiles(int vecs, const fga_attend_op *op, const strip *s, const float *query, float *logits,
                                vec max[2], const ahead *next)
 {
-    int tiles = part_count(s->count, TILE);
-    for (int t = 0; t < tiles; t++) {
-        int first = part_begin(t, tiles, s->count), n = part_begin(t + 1, tiles, s->count) - first;
+    split tiles = split_evenly(s->count, TILE);
+    for (int t = 0; t < tiles.parts; t++) {
+        int first = split_begin(tiles, t), n = split_begin(tiles, t + 1) - first;
         switch (n) {
 #define CASE(N) \
     case N: \
@@ -177,16 +176,38 @@ static void weigh(const block *b, int panel, int v, int count, vec strip_max)
 
 /* ---- values ----------------------------------------------------------------------------------------------------- */
 
+/* Values are packed tile by tile, [word row][columns of the tile], so that a tile reads one short stretch of memory
+ * from end to end. Read where they lie, a few columns of each row, they cost a miss of the first-level cache and of its
+ * translation buffer at every key. LANES spare words after each tile let whole vectors be stored. */
+static float *value_tile(const strip *s, int tile, int first)
+{
+    return (float *)s->values + (size_t)first * s->words + (size_t)tile * LANES;
+}
+
+static void pack_values(const block *b, strip *s)
+{
+    split tiles = split_evenly(b->op->head_dim, TILE);
+    s->words = part_count(s->count, WORD);
+    s->values = b->scratch + b->at.values;
+    for (int w = 0; w < s->words; w++) {
+        const float *row = value_words(b->op, s->value_source, w, s->count, b->scratch + b->at.row);
+        for (int t = 0; t < tiles.parts; t++) {
+            int first = split_begin(tiles, t), n = split_begin(tiles, t + 1) - first;
+            vec_store(value_tile(s, t, first) + w * n, vec_load_first(row + first, n));
+        }
+    }
+}
+
 ALWAYS_INLINE void value_tiles(int vecs, int head_dim, const strip *s, const float *weights, float *output,
                                const ahead *next)
 {
-    int tiles = part_count(head_dim, TILE);
-    for (int t = 0; t < tiles; t++) {
-        int first = part_begin(t, tiles, head_dim), n = part_begin(t + 1, tiles, head_dim) - first;
+    split tiles = split_evenly(head_dim, TILE);
+    for (int t = 0; t < tiles.parts; t++) {
+        int first = split_begin(tiles, t), n = split_begin(tiles, t + 1) - first;
         switch (n) {
 #define CASE(N) \
     case N: \
-        tile_columns(N, vecs, output + first * PANEL, s->value_row, 4 * first, weights, s->rows, next, t); \
+        tile_columns(N, vecs, output + first * PANEL, value_tile(s, t, first), weights, s->words, next, t); \
         break;
             EACH_TILE(CASE)
 #undef CASE
@@ -227,7 +248,7 @@ static void find_strip(const fga_attend_op *op, int64_t index, int64_t strips, s
 static void attend_strip(const block *b, strip *s, const strip *next)
 {
     stage_keys(b->op, s->key_source, s->count, b->scratch + b->at.keys, s->key_row);
-    s->rows = stage_values(b->op, s->value_source, s->count, b->scratch + b->at.values, s->value_row);
+    pack_values(b, s);
     for (int panel = 0; panel < b->panels; panel++) {
         if (panel_vecs(b, panel) == 2) {
             attend_panel(2, b, panel, s, next);

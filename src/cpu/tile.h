@@ -18,16 +18,22 @@ enum { PANEL = 2 * LANES };
 /* Logits are kept in log2 units, for exp2. */
 #define LOG2_E 1.44269504088896340736f
 
-/* Hides where x came from: the compiler then keeps one register for it instead of re-deriving it from others, of which
- * the loops below have none to spare. */
-#define OPAQUE(x) __asm__("" : "+r"(x))
-
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-/* Start of part `part` when `total` is cut into ceil(total / most) parts as equal as they can be. */
-ALWAYS_INLINE int part_begin(int part, int parts, int total)
+/* `total` cut into as few parts of at most `most` as will do, as equal as they can be, the longer ones first. */
+typedef struct split {
+    int parts, base, longer;
+} split;
+
+ALWAYS_INLINE split split_evenly(int total, int most)
 {
-    return (int)((int64_t)total * part / parts);
+    int parts = (total + most - 1) / most;
+    return (split){parts, total / parts, total % parts};
+}
+
+ALWAYS_INLINE int split_begin(split s, int part)
+{
+    return part * s.base + (part < s.longer ? part : s.longer);
 }
 
 ALWAYS_INLINE int part_count(int total, int most)
@@ -81,10 +87,10 @@ ALWAYS_INLINE void tile_rows(int n, int vecs, vec acc[TILE][2], const char *cons
     }
 }
 
-/* a(i, w) = word i of rows[w], counted from byte `offset`: P V, the rows being values and i their columns. `line` of
- * each row to come is fetched meanwhile. */
-ALWAYS_INLINE void tile_columns(int n, int vecs, float *c, const char *const *rows, int64_t offset, const float *b,
-                                int words, const ahead *next, int line)
+/* a(i, w) = packed[w][i], a matrix of n columns: P V, the rows being values and i their columns. `line` of each row to
+ * come is fetched meanwhile. */
+ALWAYS_INLINE void tile_columns(int n, int vecs, float *c, const float *packed, const float *b, int words,
+                                const ahead *next, int line)
 {
     vec acc[TILE][2];
     for (int i = 0; i < n; i++) {
@@ -95,15 +101,13 @@ ALWAYS_INLINE void tile_columns(int n, int vecs, float *c, const char *const *ro
     for (int done = 0; done < words; done += LINE_WORDS) {
         int stop = done + LINE_WORDS < words ? done + LINE_WORDS : words;
         fetch(next, done, stop - done, (int64_t)line * LINE);
-        for (int w = done; w < stop; w++, b += PANEL) {
-            const char *row = rows[w] + offset;
-            OPAQUE(row);
+        for (int w = done; w < stop; w++, b += PANEL, packed += n) {
             vec weight[2];
             for (int v = 0; v < vecs; v++) {
                 weight[v] = vec_load(b + v * LANES);
             }
             for (int i = 0; i < n; i++) {
-                vec a = vec_broadcast(row + 4 * i);
+                vec a = vec_broadcast((const char *)(packed + i));
                 for (int v = 0; v < vecs; v++) {
                     acc[i][v] = word_dot(acc[i][v], a, weight[v]);
                 }

@@ -51,16 +51,11 @@ static void interleave(uint32_t *words, const char *first, const char *second, i
     }
 }
 
-/* Returns the rows of words, one for every two keys. */
-static int stage_values(const fga_attend_op *op, const char *const *source, int count, float *staged, const char **rows)
+/* Row `word` of value words: the values of two keys. */
+static const float *value_words(const fga_attend_op *op, const char *const *source, int word, int count, float *staged)
 {
-    int pairs = (count + 1) / 2;
-    for (int i = 0; i < pairs; i++) {
-        float *words = staged + (size_t)i * (size_t)op->head_dim;
-        interleave((uint32_t *)words, source[2 * i], 2 * i + 1 < count ? source[2 * i + 1] : NULL, op->head_dim);
-        rows[i] = (const char *)words;
-    }
-    return pairs;
+    interleave((uint32_t *)staged, source[2 * word], 2 * word + 1 < count ? source[2 * word + 1] : NULL, op->head_dim);
+    return staged;
 }
 
 #endif

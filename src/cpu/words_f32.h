@@ -39,23 +39,18 @@ static const char *stage_query(const fga_attend_op *op, int32_t row, float *stag
     return stage_row(element(op->q, row * op->q_stride, op->dtype), op->dtype, op->head_dim, staged);
 }
 
-static void stage_rows(const fga_attend_op *op, const char *const *source, int count, float *staged, const char **rows)
+static void stage_keys(const fga_attend_op *op, const char *const *source, int count, float *staged, const char **rows)
 {
     for (int i = 0; i < count; i++) {
         rows[i] = stage_row(source[i], op->dtype, op->head_dim, staged + (size_t)i * (size_t)op->head_dim);
     }
 }
 
-static void stage_keys(const fga_attend_op *op, const char *const *source, int count, float *staged, const char **rows)
+/* Row `word` of value words: one key's values. */
+static const float *value_words(const fga_attend_op *op, const char *const *source, int word, int count, float *staged)
 {
-    stage_rows(op, source, count, staged, rows);
-}
-
-/* Returns the rows of words, one per key here. */
-static int stage_values(const fga_attend_op *op, const char *const *source, int count, float *staged, const char **rows)
-{
-    stage_rows(op, source, count, staged, rows);
-    return count;
+    (void)count;
+    return (const float *)stage_row(source[word], op->dtype, op->head_dim, staged);
 }
 
 #endif
