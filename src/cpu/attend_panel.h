@@ -186,14 +186,24 @@ static float *value_tile(const strip *s, int tile, int first)
 
 static void pack_values(const block *b, strip *s)
 {
-    split tiles = split_evenly(b->op->head_dim, TILE);
+    enum { MOST_TILES = 256 / TILE + 1 };
+    int head_dim = b->op->head_dim, begin[MOST_TILES + 1];
+    float *to[MOST_TILES];
+    split tiles = split_evenly(head_dim, TILE);
     s->words = part_count(s->count, WORD);
     s->values = b->scratch + b->at.values;
+    for (int t = 0; t <= tiles.parts; t++) {
+        begin[t] = split_begin(tiles, t);
+    }
+    for (int t = 0; t < tiles.parts; t++) {
+        to[t] = value_tile(s, t, begin[t]);
+    }
     for (int w = 0; w < s->words; w++) {
         const float *row = value_words(b->op, s->value_source, w, s->count, b->scratch + b->at.row);
         for (int t = 0; t < tiles.parts; t++) {
-            int first = split_begin(tiles, t), n = split_begin(tiles, t + 1) - first;
-            vec_store(value_tile(s, t, first) + w * n, vec_load_first(row + first, n));
+            const float *from = row + begin[t];
+            vec_store(to[t], begin[t] + LANES <= head_dim ? vec_load(from) : vec_load_first(from, head_dim - begin[t]));
+            to[t] += begin[t + 1] - begin[t];
         }
     }
 }
