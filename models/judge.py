@@ -148,12 +148,18 @@ def _background(video, objects, unit):
 @torch.no_grad()
 def observe(video):
     """What a clip [3, F, H, W] in [-1, 1] shows: dict over ASPECTS, -1 where nothing is seen."""
-    video = (video.float().cpu() / 2 + 0.5).clamp(0, 1)
+    video = video.float()
+    shrink = max(1, min(video.shape[2:]) // 128)
+    if shrink > 1:  # nothing of the grammar needs more than 128 pixels
+        video = F.avg_pool2d(video.transpose(0, 1), shrink).transpose(0, 1)
+    video = (video.cpu() / 2 + 0.5).clamp(0, 1)
     unit = min(video.shape[2:])
     classes = _classes(video)
     counts = torch.bincount(classes.flatten(), minlength=len(grammar.COLOURS))[: len(grammar.COLOURS)]
     # Thin seams between other colours can look like a palette colour: count what survives smoothing.
-    solid = torch.tensor([int(_smooth(classes == c).sum()) if counts[c] > 0 else 0 for c in range(len(counts))])
+    some = classes[:: max(1, len(classes) // 8)]
+    likely = counts > 0.1 * counts.max()
+    solid = torch.tensor([int(_smooth(some == c).sum()) if likely[c] else 0 for c in range(len(counts))])
     texture, ground = _background(video, classes < len(grammar.COLOURS), unit)
     seen = dict(colour=-1, motion=-1, shape=-1, texture=texture, ground=ground)
     if int(solid.max()) == 0:

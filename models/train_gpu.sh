@@ -16,8 +16,8 @@ began=$(date +%s)
 "$python" "$here/train_vae.py" --state "$state" --minutes 2 --device cuda --decoder-only --light-decoder 0 \
     --noise 0.02 --muon-lr 0.006 --adam-lr 1e-3 >"$out/vae.log" 2>&1
 cp "$state/vae.pt" "$out/"
-# What is left of MINUTES, less 90 s for the export and the judge.
-left=$(awk "BEGIN { print $minutes - ($(date +%s) - $began) / 60 - 1.5 }")
+# What is left of MINUTES, less 130 s for the export and the judge.
+left=$(awk "BEGIN { print $minutes - ($(date +%s) - $began) / 60 - 2.2 }")
 "$python" "$here/train_dit.py" --state "$state" --minutes "${total:-$left}" --stop-after "$left" --device cuda >"$out/dit.log" 2>&1
 cp "$state/dit-small.pt" "$out/"
 "$python" "$here/export.py" --state "$state" --out "$state/toy" --size "$size" >>"$out/dit.log" 2>&1
