@@ -241,6 +241,16 @@ static void format_shape(char *text, size_t bytes, int rank, const int64_t *shap
     }
 }
 
+/* shape may be NULL for a scalar. */
+static bool same_shape(const fgv_safetensors_entry *entry, int rank, const int64_t *shape)
+{
+    bool same = entry->rank == rank;
+    for (int i = 0; same && i < rank; i++) {
+        same = entry->shape[i] == shape[i];
+    }
+    return same;
+}
+
 /* The format gives no alignment; writers pad the header to 8 bytes, but a file need not come from them. */
 static fga_status align(fgv_weights *w, named_tensor *tensor, const void **data)
 {
@@ -285,7 +295,7 @@ fga_status fgv_weights_get(fgv_weights *w, fgv_tensor *tensor, int rank, const i
         return fga_context_fail(w->ctx, FGA_ERR_DATA, "%s: tensor %s is %s, wanted F32, F16 or BF16", path, name,
                                 entry->type);
     }
-    if (entry->rank != rank || memcmp(entry->shape, shape, (size_t)rank * sizeof *shape) != 0) {
+    if (!same_shape(entry, rank, shape)) {
         char got[160], wanted[160];
         format_shape(got, sizeof got, entry->rank < FGV_MAX_RANK ? entry->rank : FGV_MAX_RANK, entry->shape);
         format_shape(wanted, sizeof wanted, rank, shape);
@@ -294,7 +304,7 @@ fga_status fgv_weights_get(fgv_weights *w, fgv_tensor *tensor, int rank, const i
     }
     tensor->dtype = (fga_dtype)entry->dtype;
     tensor->rank = rank;
-    memcpy(tensor->shape, shape, (size_t)rank * sizeof *shape);
+    memcpy(tensor->shape, entry->shape, sizeof tensor->shape);
     return align(w, found, &tensor->data);
 }
 
