@@ -108,9 +108,11 @@ static int read_settings(int argc, char **argv, settings *s)
         options,
         0,
         "  fgattn generate --prompt \"a large red ball bouncing over a checkered floor\"\n"
-        "  fgattn generate --prompt \"a small blue cube\" --seed 7 --density 0.2 --versus dense -o cube.apng\n"
+        "  fgattn generate --prompt \"a small blue square bouncing on a navy striped background\" --seed 7 --density "
+        "0.2 --versus dense -o square.apng\n"
         "  fgattn generate --model Wan2.1-T2V-1.3B-Diffusers --prompt \"a cat on a boat\" --size 480x272 --frames 33\n"
-        "  fgattn generate --prompt \"a green star\" --attention dense --json figures.json --quiet\n",
+        "  fgattn generate --prompt \"a green star moving left over a dotted floor\" --attention dense --json "
+        "figures.json --quiet\n",
     };
     return cli_parse(&verb, argc, argv, NULL);
 }

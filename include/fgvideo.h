@@ -94,7 +94,7 @@ typedef struct fgv_request {
 typedef struct fgv_result {
     double wall_s, text_s, denoise_s, vae_s;
     double attention_s; /* of denoise_s: self-attention with scoring and selection, without the measurement */
-    int64_t tokens;                                       /* video tokens per forward */
+    int64_t tokens;     /* video tokens per forward */
     int steps_dense, steps_refresh, steps_reuse; /* a step is what most any layer of it did: refresh, reuse, dense */
     fga_session_report attention;
     const char *compute; /* "f32" or "bf16": what auto resolved to */
