@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 
 cli_progress cli_progress_start(bool quiet, const char *label)
 {
@@ -62,9 +63,13 @@ int cli_progress_format(const fgv_progress *p, const char *label, int columns, c
 
 void cli_progress_show(cli_progress *line, const fgv_progress *progress)
 {
-    if (!line->shown) {
+    struct timespec now = {0};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    double seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    if (!line->shown || (line->width > 0 && seconds < line->shown_at + 0.1)) {
         return;
     }
+    line->shown_at = seconds;
     char text[256];
     int columns = columns_of_terminal();
     int length = cli_progress_format(progress, line->label, columns, text, sizeof text);

@@ -8,6 +8,7 @@ typedef struct cli_progress {
     bool shown;        /* a terminal is there and nobody asked for quiet */
     const char *label; /* in front of the stage, "" for the main run */
     int width;         /* columns of the line on the screen, to blank */
+    double shown_at;   /* seconds, some clock: a layer reports often, an eye reads ten lines a second */
 } cli_progress;
 
 cli_progress cli_progress_start(bool quiet, const char *label);
