@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import pathlib
 import zlib
 
@@ -40,13 +41,24 @@ def round_grid(x, step):
     return torch.round(x / step) * step
 
 
+def time_wave(timesteps, dim, **options):
+    """diffusers' sinusoid: float32 frequencies and angles. torch's float32 exp misses the nearest number by a last bit
+    here and there, elsewhere on each kind of processor, which at t = 999 moves an angle by 6e-5; this rounds it right."""
+    half = dim // 2
+    exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32) / half
+    angle = (timesteps[:, None].to(torch.float32) * exponent.double().exp().to(torch.float32)).double()
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
 @contextlib.contextmanager
 def float64():
-    """Inside, modules that upcast with .float() keep float64 as it is. Integer and float32 inputs still become
-    float32, so the sinusoidal time embedding stays what diffusers defines it to be: float32."""
+    """Inside, modules that upcast with .float() keep float64 as it is, and the time embedding's float32 sinusoid does
+    not depend on the processor."""
+    from diffusers.models import embeddings
     from transformers.models.umt5 import modeling_umt5
 
     plain_float = torch.Tensor.float
+    plain_wave = embeddings.get_timestep_embedding
     plain_norm = modeling_umt5.UMT5LayerNorm.forward
 
     def keep(self, *args, **kwargs):
@@ -58,11 +70,13 @@ def float64():
         return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
 
     torch.Tensor.float = keep
+    embeddings.get_timestep_embedding = time_wave
     modeling_umt5.UMT5LayerNorm.forward = norm
     try:
         yield
     finally:
         torch.Tensor.float = plain_float
+        embeddings.get_timestep_embedding = plain_wave
         modeling_umt5.UMT5LayerNorm.forward = plain_norm
 
 
@@ -100,5 +114,5 @@ def relative(a, b):
 
 __all__ = [
     "HERE", "as_tensor", "check_versions", "float64", "load_file", "normal", "read_json", "relative", "round_bits", "round_grid",
-    "save", "save_json",
+    "save", "save_json", "time_wave",
 ]
