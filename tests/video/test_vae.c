@@ -1,4 +1,5 @@
 /* The VAE decoder against diffusers in float64 (tests/golden), and what must hold for any checkpoint. */
+#include "video/vae_kernels.h"
 #include "video/vae_model.h"
 #include "video_files.h"
 
@@ -210,6 +211,39 @@ static void stops_when_told(void **state)
     free(f.raw);
     free(latents);
     fgv_vae_close(&vae);
+}
+
+/* Every width and number of pixels around the kernel's sixteens, in buffers without a float to spare. */
+static void normalises_any_width(void **state)
+{
+    (void)state;
+    for (int channels = 1; channels < 40; channels++) {
+        for (int pixels = 1; pixels < 40; pixels += 3) {
+            size_t n = (size_t)(channels * pixels);
+            float *x = malloc(n * sizeof *x), *out = malloc(n * sizeof *out), *gamma = calloc(48, sizeof *gamma);
+            for (size_t i = 0; i < n; i++) {
+                x[i] = (float)(3 * sin(0.37 * (double)i + channels));
+            }
+            for (int c = 0; c < channels; c++) {
+                gamma[c] = 1 + 0.1f * (float)c;
+            }
+            fgv_vae_kernels_best()->normalise(
+                &(fgv_vae_normalise){.x = x, .out = out, .gamma = gamma, .pixels = pixels, .channels = channels});
+            for (int p = 0; p < pixels; p++) {
+                double squares = 0;
+                for (int c = 0; c < channels; c++) {
+                    squares += (double)x[p * channels + c] * (double)x[p * channels + c];
+                }
+                for (int c = 0; c < channels; c++) {
+                    double wanted = (double)x[p * channels + c] / sqrt(squares) * (double)gamma[c];
+                    assert_true(fabs((double)out[p * channels + c] - wanted) <= 1e-6 * (fabs(wanted) + 1));
+                }
+            }
+            free(x);
+            free(out);
+            free(gamma);
+        }
+    }
 }
 
 /* ---- memory ----------------------------------------------------------------------------------------------------- */
@@ -445,6 +479,7 @@ int main(void)
         cmocka_unit_test_prestate(longer_clips_continue_shorter_ones, TINY),
         cmocka_unit_test_prestate(longer_clips_continue_shorter_ones, ODD),
         cmocka_unit_test(stops_when_told),
+        cmocka_unit_test(normalises_any_width),
         cmocka_unit_test(memory_is_predicted_and_independent_of_length),
         cmocka_unit_test_setup_teardown(wrong_configurations, scratch_open, scratch_close),
         cmocka_unit_test_setup_teardown(published_sizes, scratch_open, scratch_close),
