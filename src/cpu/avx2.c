@@ -14,7 +14,7 @@ void fga_overlay_avx2(fga_ops *ops)
         ops->attend[dtype] = attend;
         ops->attend_variant[dtype] = "avx2";
         ops->attend_scratch[dtype] = attend_scratch;
-        ops->block_rows[dtype] = 64;
+        ops->block_rows[dtype] = 128; /* packing the values is shared by more queries */
     }
     ops->pool = pool;
     ops->mass = mass;

@@ -12,5 +12,5 @@ void fga_overlay_avx512bf16(fga_ops *ops)
     ops->attend[FGA_BF16] = attend;
     ops->attend_variant[FGA_BF16] = "avx512bf16";
     ops->attend_scratch[FGA_BF16] = attend_scratch;
-    ops->block_rows[FGA_BF16] = 64;
+    ops->block_rows[FGA_BF16] = 128; /* packing the values is shared by more queries */
 }
