@@ -176,7 +176,8 @@ static fga_status prepare(fgv_dit *dit, const fgv_dit_job *job, fgv_dit_plan **o
     fga_status status = FGA_OK;
     fgv_dit_plan *plan = calloc(1, sizeof *plan);
     if (plan == NULL) {
-        return fga_context_fail(dit->ctx, FGA_ERR_MEMORY, "the transformer's plan: out of memory");
+        fga_context_fail(dit->ctx, FGA_ERR_MEMORY, "the transformer's plan: out of memory");
+        return FGA_ERR_MEMORY;
     }
     plan->dit = dit;
     plan->job = *job;

@@ -78,7 +78,8 @@ fga_status fgv_model_read_words(fga_context *ctx, const char *directory, char **
     size_t length, used = 0;
     char *text = malloc(MAX_LIST_BYTES + 1), *list = malloc(MAX_LIST_BYTES + 2);
     if (text == NULL || list == NULL) {
-        FGA_CHECK(fga_context_fail(ctx, FGA_ERR_MEMORY, "%s: no memory for a word list", path));
+        status = fga_context_fail(ctx, FGA_ERR_MEMORY, "%s: no memory for a word list", path);
+        goto cleanup;
     }
     FGA_CHECK(read_text(ctx, path, text, MAX_LIST_BYTES, &length));
     const char *at = text, *start;

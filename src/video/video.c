@@ -75,7 +75,7 @@ static fga_status read_prompts(generation *g)
     const fgv_request *r = g->request;
     const char *const prompts[FGV_MAX_BRANCHES] = {r->prompt, r->negative != NULL ? r->negative : ""};
     FGA_TRY(begin_stage(g, FGV_STAGE_TEXT, g->branches));
-    for (int b = 0; b < g->branches; b++) {
+    for (int b = 0; b < g->branches && b < FGV_MAX_BRANCHES; b++) {
         FGA_TRY(fgv_prompt_rows(g->model, g->compute, prompts[b], &g->text[b], &g->rows[b]));
         FGA_TRY(advance(g));
     }

@@ -145,7 +145,7 @@ fga_status fgv_predict_memory(const fgv_model *model, const fgv_request *r, uint
     fgv_dit_job job = job_of(model, r);
     const char *const prompts[FGV_MAX_BRANCHES] = {r->prompt, r->negative != NULL ? r->negative : ""};
     uint64_t text = 0, rows = 0;
-    for (int b = 0; b < job.branches; b++) {
+    for (int b = 0; b < job.branches && b < FGV_MAX_BRANCHES; b++) {
         int32_t ids[FGV_TEXT_ROWS];
         FGA_TRY(fgv_tokenizer_encode(model->tokenizer, prompts[b], ids, FGV_TEXT_ROWS, &job.text_rows[b]));
         uint64_t one = fgv_text_encoder_memory(model->text, job.text_rows[b]);
