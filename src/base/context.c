@@ -123,7 +123,7 @@ const char *fga_last_error(const fga_context *ctx)
     return ctx != NULL ? ctx->error : "no context";
 }
 
-fga_status fga_context_fail(fga_context *ctx, fga_status status, const char *format, ...)
+fga_status(fga_context_fail)(fga_context *ctx, fga_status status, const char *format, ...)
 {
     if (ctx != NULL) {
         va_list args;

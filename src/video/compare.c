@@ -32,8 +32,8 @@ static void make_window(double window[WINDOW])
 {
     double sum = 0;
     for (int i = 0; i < WINDOW; i++) {
-        double x = i - WINDOW / 2;
-        window[i] = exp(-x * x / (2 * 1.5 * 1.5));
+        int x = i - WINDOW / 2;
+        window[i] = exp(-(double)(x * x) / (2 * 1.5 * 1.5));
         sum += window[i];
     }
     for (int i = 0; i < WINDOW; i++) {

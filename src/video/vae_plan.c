@@ -274,7 +274,8 @@ static fga_status prepare_all(vae_plan *plan)
 
 /* ---- the plan -------------------------------------------------------------------------------------------------- */
 
-fga_status vae_plan_create(const fgv_vae *vae, fgv_store store, int64_t h, int64_t w, bool sizes_only, vae_plan **out)
+fga_status fgv_vae_plan_create(const fgv_vae *vae, fgv_store store, int64_t h, int64_t w, bool sizes_only,
+                               vae_plan **out)
 {
     *out = NULL;
     vae_plan *plan = calloc(1, sizeof *plan);
@@ -301,7 +302,7 @@ fga_status vae_plan_create(const fgv_vae *vae, fgv_store store, int64_t h, int64
     *out = plan;
     plan = NULL;
 cleanup:
-    vae_plan_destroy(&plan);
+    fgv_vae_plan_destroy(&plan);
     return status;
 }
 
@@ -317,7 +318,7 @@ static void destroy_level(vae_level *level)
     fgv_conv_destroy(&level->resample);
 }
 
-void vae_plan_destroy(vae_plan **handle)
+void fgv_vae_plan_destroy(vae_plan **handle)
 {
     if (handle == NULL || *handle == NULL) {
         return;

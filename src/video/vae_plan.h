@@ -71,7 +71,8 @@ typedef struct vae_plan {
 } vae_plan;
 
 /* engine NULL in the plan: only sizes are worked out, for fgv_vae_memory. */
-fga_status vae_plan_create(const fgv_vae *vae, fgv_store store, int64_t h, int64_t w, bool sizes_only, vae_plan **plan);
-void vae_plan_destroy(vae_plan **plan);
+fga_status fgv_vae_plan_create(const fgv_vae *vae, fgv_store store, int64_t h, int64_t w, bool sizes_only,
+                               vae_plan **plan);
+void fgv_vae_plan_destroy(vae_plan **plan);
 
 #endif

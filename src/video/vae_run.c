@@ -444,11 +444,11 @@ uint64_t fgv_vae_memory(const fgv_vae *vae, fga_dtype compute, int h, int w)
 {
     vae_plan *plan;
     if (h < 1 || w < 1 || h > MAX_LATENT_SIDE || w > MAX_LATENT_SIDE ||
-        vae_plan_create(vae, store_for(vae, compute), h, w, true, &plan) != FGA_OK) {
+        fgv_vae_plan_create(vae, store_for(vae, compute), h, w, true, &plan) != FGA_OK) {
         return 0;
     }
     uint64_t bytes = plan->total_bytes + vae->weight_bytes + ONEDNN_BYTES;
-    vae_plan_destroy(&plan);
+    fgv_vae_plan_destroy(&plan);
     return bytes;
 }
 
@@ -464,12 +464,12 @@ fga_status fgv_vae_run(fgv_vae *vae, fga_dtype compute, const float *latents, in
                                 fga_dtype_name(compute));
     }
     decoding d = {.frame = frame, .user = user};
-    FGA_TRY(vae_plan_create(vae, store_for(vae, compute), h, w, false, &d.plan));
+    FGA_TRY(fgv_vae_plan_create(vae, store_for(vae, compute), h, w, false, &d.plan));
     int64_t plane = (int64_t)h * w;
     fga_status status = FGA_OK;
     for (int i = 0; i < t && status == FGA_OK; i++) {
         status = decode_latent_frame(&d, latents + i * plane, t * plane);
     }
-    vae_plan_destroy(&d.plan);
+    fgv_vae_plan_destroy(&d.plan);
     return status;
 }
