@@ -1,15 +1,17 @@
 /* generate.c - `fgattn generate`: a prompt becomes a video, and what sparse attention saved and cost is stated. */
 #include "job.h"
 #include "json.h"
+#include "latents.h"
 #include "progress.h"
 #include "report.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 typedef struct settings {
-    const char *model, *prompt, *negative, *attention, *variant, *output, *json;
+    const char *model, *prompt, *negative, *attention, *variant, *output, *latents, *json;
     int size[2], frames, steps, threads;
     double guidance, shift, density, measure;
     uint64_t seed;
@@ -26,6 +28,7 @@ typedef struct command {
     fgv_model_info about;
     fgv_request request;
     fgv_writer *writer;
+    cli_latents latents;
     cli_json json;
     uint8_t *sparse_rgb, *dense_rgb; /* [frames][height][width][3], with --versus */
     uint64_t predicted;
@@ -96,6 +99,10 @@ static int read_settings(int argc, char **argv, settings *s)
         {"variant", 0, CLI_TEXT, &s->variant, "NAME", .help = "force one kernel family; `fgattn doctor` lists them",
          .low = 1},
         {"device", 0, CLI_CHOICE, &s->device, "NAME", .help = "cpu", .choices = devices},
+        {"latents", 0, CLI_TEXT, &s->latents, "FILE",
+         .help = "write the final latents as raw 32-bit floats, [channels][frames]\n"
+                 "[rows][columns], for comparison with other programs",
+         .low = 1},
         {"json", 0, CLI_TEXT, &s->json, "FILE", .help = "write the figures as JSON; - is standard output", .low = 1},
         {"quiet", 'q', CLI_FLAG, &s->quiet, NULL, .help = "print errors only"},
         {"force", 0, CLI_FLAG, &s->force, NULL, .help = "start even if the memory does not seem to suffice"},
@@ -230,8 +237,9 @@ typedef struct run {
     fgv_writer *writer; /* NULL: the frames are only kept */
     uint8_t *keep;      /* NULL: the frames are only written */
     size_t frame_bytes;
+    cli_latents *latents;
     fga_context *ctx;
-    fga_status failed; /* of the writer */
+    fga_status failed; /* of the writers */
     char reason[512];  /* its text, before anything else fails */
 } run;
 
@@ -257,13 +265,26 @@ static bool on_frame(void *user, int index, const uint8_t *rgb)
     return r->failed == FGA_OK && !cli_interrupted();
 }
 
+static bool on_latents(void *user, const float *latents, int channels, int t, int h, int w)
+{
+    run *r = user;
+    size_t count = (size_t)channels * (size_t)t * (size_t)h * (size_t)w;
+    if (!cli_latents_finish(r->latents, latents, count)) {
+        snprintf(r->reason, sizeof r->reason, "cannot write %s: %s", r->latents->path, strerror(errno));
+        r->failed = FGA_ERR_IO;
+    }
+    return r->failed == FGA_OK;
+}
+
 static int generate_one(command *c, const char *label, uint8_t *keep, cli_run *out)
 {
     run r = {.line = cli_progress_start(c->set.quiet, label),
              .writer = c->writer,
              .keep = keep,
              .frame_bytes = (size_t)c->request.width * (size_t)c->request.height * 3,
+             .latents = &c->latents,
              .ctx = c->ctx};
+    c->request.on_latents = c->latents.file != NULL ? on_latents : NULL; /* not of the dense twin, which comes second */
     c->request.on_progress = on_progress;
     c->request.on_frame = on_frame;
     c->request.user = &r;
@@ -337,6 +358,7 @@ static int prepare(command *c)
     warn_of_unknown_words(c);
     code = check_memory(c);
     code = code == CLI_DONE ? cli_json_begin(&c->json, s->json) : code;
+    code = code == CLI_DONE ? cli_latents_begin(&c->latents, s->latents) : code;
     if (code != CLI_DONE) {
         return code;
     }
@@ -402,6 +424,7 @@ int cli_generate(int argc, char **argv)
     }
     fgv_writer_abandon(&c.writer);
     cli_json_abandon(&c.json);
+    cli_latents_abandon(&c.latents);
     free(c.sparse_rgb);
     free(c.dense_rgb);
     fgv_model_close(&c.model);

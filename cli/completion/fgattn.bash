@@ -32,8 +32,8 @@ _fgattn() {
         case $verb in
         generate)
             words="--prompt --negative --size --frames --seed --output --model --steps --guidance --shift --sampler
-                   --dtype --attention --density --measure --versus --threads --variant --device --json --quiet
-                   --force --help"
+                   --dtype --attention --density --measure --versus --threads --variant --device --latents --json
+                   --quiet --force --help"
             ;;
         compare) words="--summary --json --plot --side-by-side --threads --help" ;;
         verify) words="--golden --model --dtype --threads --variant --help" ;;

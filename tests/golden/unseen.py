@@ -123,6 +123,7 @@ def main():
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the first; the others follow")
     parser.add_argument("--keep", type=pathlib.Path, help="leave every checkpoint here, by its seed")
+    parser.add_argument("--dtype", choices=("f32", "bf16"), default="f32", help="of the program's arithmetic")
     parser.add_argument("--raw", action="store_true", help="weights not scaled by their fan-in: a harder test")
     options = parser.parse_args()
     common.check_versions()
@@ -132,6 +133,7 @@ def main():
         print(f"{seed}: {make_checkpoint(seed, path, raw if options.raw else scaled)}", flush=True)
         if options.program:
             command = [options.program, "verify", "--model", path, "--golden", path / "golden.safetensors"]
+            command += ["--dtype", options.dtype]
             if subprocess.run(command).returncode != 0:
                 print(f"seed {seed} fails; it is kept in {path}", file=sys.stderr)
                 return 1

@@ -13,6 +13,8 @@ small 1 -o "$SCRATCH/nowhere/x.y4m"
 says "nowhere/x.y4m"
 small 1 -o x.y4m --json "$SCRATCH/nowhere/x.json"
 says "nowhere/x.json"
+small 1 -o x.y4m --latents "$SCRATCH/nowhere/x.f32"
+says "nowhere/x.f32"
 mkdir directory.y4m
 small 2 -o directory.y4m
 says directory.y4m
@@ -39,3 +41,7 @@ fi
 small 1 -o x.y4m --json /dev/full
 says "cannot write /dev/full"
 exists x.y4m
+
+# The final latents: 16 channels, 2 frames, 4 x 4, in 32-bit floats; also with a dense twin behind.
+small 0 -o x.y4m --attention dfs,density=1 --versus dense --latents x.f32 -q
+[ "$(wc -c <x.f32)" -eq $((16 * 2 * 4 * 4 * 4)) ] || fail "x.f32 has another size"
