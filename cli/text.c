@@ -188,7 +188,7 @@ const char *cli_find_toy_model(char *path, size_t bytes)
 
 const char *cli_find_program(const char *name, char *path, size_t bytes)
 {
-    const char *directory = getenv("PATH");
+    const char *directory = path != NULL ? getenv("PATH") : NULL;
     while (directory != NULL && *directory != '\0') {
         int length = (int)strcspn(directory, ":");
         int needed = snprintf(path, bytes, "%.*s/%s", length, directory, name);
