@@ -36,7 +36,7 @@ int main(void)
     for (size_t i = 0; i < count; i++) {
         q[i] = (float)rand() / RAND_MAX - 0.5f;
         k[i] = (float)rand() / RAND_MAX - 0.5f;
-        v[i] = (float)rand() / RAND_MAX - 0.5f;
+        v[i] = (float)rand() / RAND_MAX;
     }
 
     fga_mask_desc m = fga_mask_desc_default();
