@@ -31,7 +31,7 @@ add_executable(attend attend.c)
 target_link_libraries(attend fgattn::fgattn m)
 CMAKE
 cp "$source/examples/attend.c" "$work/"
-cmake -S "$work" -B "$work/b" -DCMAKE_PREFIX_PATH="$work/prefix" >/dev/null
+cmake -G Ninja -S "$work" -B "$work/b" -DCMAKE_PREFIX_PATH="$work/prefix" >/dev/null
 cmake --build "$work/b" >/dev/null
 "$work/b/attend" >/dev/null
 
