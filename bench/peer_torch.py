@@ -85,24 +85,24 @@ def timed(function):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--library", required=True)
+    parser.add_argument("--library", dest="path", required=True)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--heads", type=int, default=1)
     parser.add_argument("--keys", type=int, default=8192)
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
-    a = parser.parse_args()
+    options = parser.parse_args()
     torch.manual_seed(0)
-    q, k, v = (torch.randn(1, a.heads, a.keys, a.head_dim).to(getattr(torch, a.dtype)) for _ in range(3))
+    q, k, v = (torch.randn(1, options.heads, options.keys, options.head_dim).to(getattr(torch, options.dtype)) for _ in range(3))
     o = torch.empty_like(q)
-    work = 4e-9 * a.heads * a.keys * a.keys * a.head_dim
-    print(f"torch {torch.__version__}, {a.dtype}, heads {a.heads}, S {a.keys}, D {a.head_dim}, dense")
+    work = 4e-9 * options.heads * options.keys * options.keys * options.head_dim
+    print(f"torch {torch.__version__}, {options.dtype}, heads {options.heads}, S {options.keys}, D {options.head_dim}, dense")
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        ours, times = Ours(a.library, threads, q, k, v, o), ([], [])
+        ours, times = Ours(options.path, threads, q, k, v, o), ([], [])
         wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v)
         ours.run()
-        for _ in range(a.rounds):
+        for _ in range(options.rounds):
             times[0].append(timed(ours.run))
             times[1].append(timed(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v)))
         mine, theirs = (statistics.median(t) for t in times)

@@ -12,6 +12,26 @@
 #define FGV_TARGET_AVX2 __attribute__((target("avx2")))
 #define FGV_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
 
+/* Whether this processor and its operating system run what each target above compiles to. */
+FGV_INLINE bool fgv_runs_avx2(void)
+{
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx2") != 0;
+#else
+    return false;
+#endif
+}
+
+FGV_INLINE bool fgv_runs_avx512(void)
+{
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#else
+    return false;
+#endif
+}
+
 FGV_INLINE uint32_t fgv_round_bits(float x)
 {
     uint32_t bits = fga_f32_bits(x);

@@ -1,6 +1,6 @@
 #include "video/rowwise.h"
 
-#include "base/half.h"
+#include "video/kernel_math.h"
 
 #include <math.h>
 
@@ -150,8 +150,8 @@ INLINE void from_bf16_body(float *restrict out, const uint16_t *restrict in, int
 
 SET(c, )
 #if defined(__x86_64__)
-SET(avx2, __attribute__((target("avx2"))))
-SET(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"))))
+SET(avx2, FGV_TARGET_AVX2)
+SET(avx512, FGV_TARGET_AVX512)
 #endif
 
 int fgv_rowwise_all(const fgv_rowwise **sets, int capacity)
@@ -161,11 +161,10 @@ int fgv_rowwise_all(const fgv_rowwise **sets, int capacity)
         sets[count++] = &set_c;
     }
 #if defined(__x86_64__)
-    if (count < capacity && __builtin_cpu_supports("avx2")) {
+    if (count < capacity && fgv_runs_avx2()) {
         sets[count++] = &set_avx2;
     }
-    if (count < capacity && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    if (count < capacity && fgv_runs_avx512()) {
         sets[count++] = &set_avx512;
     }
 #endif

@@ -186,11 +186,10 @@ KERNELS(avx512, FGV_TARGET_AVX512)
 const fgv_vae_kernels *fgv_vae_kernels_best(void)
 {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
+    if (fgv_runs_avx512()) {
         return &kernels_avx512;
     }
-    if (__builtin_cpu_supports("avx2")) {
+    if (fgv_runs_avx2()) {
         return &kernels_avx2;
     }
 #endif

@@ -13,6 +13,15 @@
 
 #include <cmocka.h>
 
+static inline fga_context *open_context(int threads)
+{
+    fga_context_options options = fga_context_options_default();
+    options.threads = threads;
+    fga_context *ctx;
+    assert_int_equal(fga_context_create(&options, &ctx), FGA_OK);
+    return ctx;
+}
+
 typedef struct golden_file {
     fga_context *ctx;
     fgv_weights *weights;
@@ -20,10 +29,7 @@ typedef struct golden_file {
 
 static inline golden_file golden_open(const char *dir, const char *stem)
 {
-    golden_file file = {NULL, NULL};
-    fga_context_options options = fga_context_options_default();
-    options.threads = 2;
-    assert_int_equal(fga_context_create(&options, &file.ctx), FGA_OK);
+    golden_file file = {open_context(2), NULL};
     fga_status status = fgv_weights_open(file.ctx, dir, stem, &file.weights);
     if (status != FGA_OK) {
         fail_msg("%s", fga_last_error(file.ctx));

@@ -21,15 +21,6 @@ typedef struct run_options {
 
 static const run_options dense_f32 = {FGA_F32, "dense", 0, 1}, dense_bf16 = {FGA_BF16, "dense", 0, 1};
 
-static fga_context *open_context(int threads)
-{
-    fga_context_options options = fga_context_options_default();
-    options.threads = threads;
-    fga_context *ctx;
-    assert_int_equal(fga_context_create(&options, &ctx), FGA_OK);
-    return ctx;
-}
-
 static fgv_dit *open_dit(fga_context *ctx, const char *dir)
 {
     fgv_dit *dit;

@@ -20,15 +20,6 @@ typedef struct recording {
     bool stop_latents;
 } recording;
 
-static fga_context *open_context(int threads)
-{
-    fga_context_options options = fga_context_options_default();
-    options.threads = threads;
-    fga_context *ctx;
-    assert_int_equal(fga_context_create(&options, &ctx), FGA_OK);
-    return ctx;
-}
-
 static fgv_model *open_model(fga_context *ctx, const char *directory)
 {
     fgv_model *model;
