@@ -153,11 +153,17 @@ FGA_API fga_sequence fga_sequence_video(int64_t tokens); /* video only, all vali
 FGA_API int64_t fga_sequence_length(const fga_sequence *sequence);
 FGA_API int64_t fga_sequence_valid(const fga_sequence *sequence);
 
-typedef enum fga_order { FGA_ORDER_RASTER = 0, FGA_ORDER_HILBERT = 1 } fga_order;
+typedef enum fga_order {
+    FGA_ORDER_RASTER = 0,
+    FGA_ORDER_HILBERT = 1, /* generalised to any cuboid, x = w, y = h, z = t, halves truncated toward zero:
+                              consecutive tokens differ by at most 1 in each coordinate */
+    FGA_ORDER_HILBERT_CLIPPED =
+        2,                /* Skilling's index in the enclosing power-of-two cube, axes w, h, t: DFSAttn's code */
+    FGA_ORDER_MORTON = 3, /* interleaved bits, w lowest, then h, t */
+    FGA_ORDER_BOXES = 4   /* boxes of 4x4x4 cut at the border, raster outside and inside */
+} fga_order;
 
-/* order[i] = raster index (t*height + h)*width + w of the i-th token of the order; length T*H*W.
- * Hilbert is the generalised (any cuboid) curve with x = w, y = h, z = t, halves truncated toward
- * zero: consecutive tokens differ by at most 1 in each coordinate. */
+/* order[i] = raster index (t*height + h)*width + w of the i-th token of the order; length T*H*W. */
 FGA_API fga_status fga_order_build(fga_context *ctx, fga_order kind, int64_t frames, int64_t height, int64_t width,
                                    int32_t *order);
 
@@ -230,14 +236,29 @@ typedef struct fga_attend_desc {
     uintptr_t reserved[8];
 } fga_attend_desc;
 
+/* Sums over groups of `group` consecutive keys, starting at token 0: what remainder summaries are made from
+ * (docs/method.md). With one, every query block attends, beside its kept keys, to one summary per group that stands for
+ * exactly the group's keys it did not keep. Padding and keys with bias -inf are in no sum. group = tile_n gives one
+ * summary per dropped tile. Contiguous f32 arrays of the caller. */
+typedef struct fga_remainder {
+    size_t size;
+    int32_t group;           /* g: 8, 16, 32, 64, 128 or 256 */
+    int64_t groups;          /* ceil(key_len / g) */
+    float *sum_k, *sum_v;    /* [batch][kv_heads][groups][head_dim] */
+    float *sum_bias, *count; /* [batch][kv_heads][groups]: sum of the keys' biases, number of keys */
+    uintptr_t reserved[4];
+} fga_remainder;
+
 typedef struct fga_attend_args {
     size_t size;
     fga_tensor q, k, v, o; /* [batch][heads][len][head_dim] with any strides but the last */
     const fga_mask *mask;  /* NULL = every key is kept */
     const float *key_bias; /* [batch][kv_heads][key_len] by the two strides below, or NULL. -inf: never read */
     int64_t bias_batch_stride, bias_head_stride; /* elements; 0 broadcasts */
-    float *lse; /* L, [batch][query_heads][query_len] contiguous, or NULL. Empty row: O = 0, L = -inf */
-    uintptr_t reserved[8];
+    float *lse; /* L, [batch][query_heads][query_len] contiguous, or NULL. Empty row: O = 0, L = -inf. Covers the
+                   summaries' mass too */
+    const fga_remainder *remainder; /* of this call's k, v and key_bias; NULL = keys not kept are dropped */
+    uintptr_t reserved[7];
 } fga_attend_args;
 
 typedef struct fga_attend_plan fga_attend_plan;
@@ -251,10 +272,44 @@ FGA_API const char *fga_attend_plan_variant(const fga_attend_plan *plan); /* whi
 /* stream: the CUDA stream on a CUDA context; NULL on the CPU. */
 FGA_API fga_status fga_attend_run(fga_attend_plan *plan, const fga_attend_args *args, void *workspace, void *stream);
 
+/* Lays the arrays of a remainder for desc's shape out in `memory`; with memory NULL only *bytes is set. */
+FGA_API fga_status fga_remainder_place(fga_context *ctx, const fga_attend_desc *desc, int32_t group, void *memory,
+                                       size_t *bytes, fga_remainder *remainder);
+/* Fills the sums from args' k, v and key_bias. key: which keys are valid; NULL = all. */
+FGA_API fga_status fga_remainder_fill(fga_context *ctx, const fga_attend_desc *desc, const fga_attend_args *args,
+                                      const fga_sequence *key, const fga_remainder *remainder);
+
 /* ---- policies ----------------------------------------------------------------------------- */
 
-typedef enum fga_score { FGA_SCORE_NONE = 0, FGA_SCORE_MASS = 1, FGA_SCORE_CUSTOM = 2 } fga_score;
-typedef enum fga_select { FGA_SELECT_ALL = 0, FGA_SELECT_TOPK = 1 } fga_select;
+/* What ranks a block's key tiles; formulas and sources in docs/method.md, "Scores". */
+typedef enum fga_score {
+    FGA_SCORE_NONE = 0,
+    FGA_SCORE_MASS = 1,         /* DFSAttn: softmax over pooled sub-tiles, summed per tile */
+    FGA_SCORE_CUSTOM = 2,       /* the caller's function */
+    FGA_SCORE_LSE = 3,          /* SubBlock: log-sum-exp over pooled sub-tiles; rows are not normalised */
+    FGA_SCORE_MAX = 4,          /* the largest pooled probability of a tile */
+    FGA_SCORE_MEAN = 5,         /* one mean per block and tile; under FGA_SELECT_ADAPTIVE its raw logit in log2 units */
+    FGA_SCORE_SECOND_ORDER = 6, /* mass, each logit raised by half the variance of its sub-tile's logits */
+    FGA_SCORE_DEVIATION = 7,    /* ours, for remainders: how badly a group's mean stands for the key (s_k = 1) */
+    FGA_SCORE_EXACT_MAX = 8,    /* FG-Attn cached: the largest true probability over the block's queries and the tile */
+    FGA_SCORE_EXACT_MASS = 9    /* the tile's true mass, mean over the block's queries: the best possible for recall */
+} fga_score;
+
+typedef enum fga_select {
+    FGA_SELECT_ALL = 0,
+    FGA_SELECT_TOPK = 1,
+    FGA_SELECT_TOPP = 2,      /* the fewest tiles that hold `tau` of the row's scores (FG-Attn, SpargeAttn) */
+    FGA_SELECT_THRESHOLD = 3, /* scores above threshold / valid keys (FG-Attn cached) */
+    FGA_SELECT_ADAPTIVE = 4,  /* scores above mean + tau * deviation of the row (Sol-Attn) */
+    FGA_SELECT_BUDGET = 5,    /* ours: the best of all rows and heads of a layer, with a floor per row */
+    FGA_SELECT_WINDOW = 6,    /* static: a window of boxes (STA) */
+    FGA_SELECT_RADIAL = 7,    /* static: Radial Attention */
+    FGA_SELECT_FRAMES = 8,    /* static per head: spatial or temporal (SVG) */
+    FGA_SELECT_CUSTOM = 9     /* the caller's function says which tiles are kept */
+} fga_select;
+
+/* What becomes of the keys that are not kept. */
+typedef enum fga_rest { FGA_REST_DROP = 0, FGA_REST_REMAINDER = 1 } fga_rest;
 
 #define FGA_MAX_PHASES 16
 
@@ -275,7 +330,11 @@ typedef struct fga_score_row {
  * threads, once per row and refresh; results are reproducible if it depends on the row alone. */
 typedef void (*fga_score_fn)(void *user, const fga_score_row *row, float *scores);
 
-/* order -> score -> select -> schedule, as data. Steps before the first phase are dense. */
+/* Says which tiles the row keeps, keep [row->tiles], for FGA_SELECT_CUSTOM; called like fga_score_fn. Forced tiles are
+ * added by the library. */
+typedef void (*fga_keep_fn)(void *user, const fga_score_row *row, uint8_t *keep);
+
+/* order -> score -> select -> rest -> schedule, as data. Steps before the first phase are dense. */
 typedef struct fga_policy {
     size_t size;
     char name[32]; /* the preset it came from */
@@ -291,8 +350,34 @@ typedef struct fga_policy {
     bool share_branches;   /* guidance branch 0 refreshes for all */
     fga_score_fn custom;   /* with FGA_SCORE_CUSTOM; has no text form */
     void *custom_user;
-    uintptr_t reserved[14];
+    fga_keep_fn custom_keep; /* with FGA_SELECT_CUSTOM, custom_user too */
+    fga_rest rest;
+    int32_t group;         /* keys per summary (and per mean of FGA_SCORE_DEVIATION): 8, 16, 32, 64, 128 or 256 */
+    double tau;            /* FGA_SELECT_TOPP: mass to keep; FGA_SELECT_ADAPTIVE: deviations above the mean */
+    double threshold;      /* FGA_SELECT_THRESHOLD: c */
+    double gate_q, gate_k; /* blocks and tiles less alike than this keep, and are kept by, everything; 0 = no gate */
+    bool full_covariance;  /* FGA_SELECT_ADAPTIVE: the row's variance itself, not its diagonal estimate */
+    int32_t neighbours;    /* also kept: tiles with abs(u - v) <= neighbours - 1 (block_m = tile_n); 0 = none */
+    int32_t window[3];     /* FGA_SELECT_WINDOW: boxes along t, h, w */
+    double width;          /* FGA_SELECT_RADIAL */
+    bool zero_pad;         /* as DFSAttn's code: whole blocks of zeros, no log n, K rounded down (dfs-paper) */
+    /* Guarantees; 0 = none. They raise densities until the sampled figure is met, else make a head dense. */
+    double target_recall; /* mean over heads of the sampled recall is at least this */
+    double recall_floor;  /* and no head's below this */
+    double target_error;  /* the sampled output error of every head is at most this */
+    double refresh_drop;  /* adaptive refresh: new masks once a measured recall fell by this since its refresh */
+    uintptr_t reserved[8];
 } fga_policy;
+
+/* Settings ("density=0.3,tau=0.9") that differ from the policy for some layers, heads and branches; ranges are
+ * inclusive. order, phases' times, dense_layers and share_branches are the session's alone; one head's settings may
+ * only be density, tau, threshold, neighbours and dense=true. Later overrides win. */
+typedef struct fga_override {
+    int32_t layer_first, layer_last;
+    int32_t head_first, head_last; /* 0 ... INT32_MAX: all */
+    int32_t branch;                /* -1: all */
+    char settings[108];
+} fga_override;
 
 FGA_API int fga_preset_count(void);
 FGA_API const char *fga_preset_name(int index);
@@ -301,6 +386,8 @@ FGA_API const char *fga_preset_summary(int index); /* one line for humans */
  * density=D (all phases) and phases=a/b:D;a/b:D... */
 FGA_API fga_status fga_policy_parse(fga_context *ctx, const char *text, fga_policy *policy);
 #define FGA_POLICY_TEXT 1024 /* bytes that any policy's text fits */
+/* Applies "key=value[,key=value...]" to a policy; on failure it is unchanged. */
+FGA_API fga_status fga_policy_set(fga_context *ctx, const char *settings, fga_policy *policy);
 /* Writes the canonical text form: the preset's name and what differs from it. */
 FGA_API fga_status fga_policy_format(fga_context *ctx, const fga_policy *policy, char *text, size_t bytes);
 
@@ -317,7 +404,11 @@ typedef struct fga_predict_desc {
     fga_sequence query, key; /* ordered tokens */
     int32_t block_m, tile_n, sub_q, sub_k;
     float scale; /* 0 = head_dim^-0.5 */
-    uintptr_t reserved[8];
+    fga_score score;
+    int32_t group;         /* FGA_SCORE_DEVIATION */
+    double gate_q, gate_k; /* 0 = no gate */
+    bool zero_pad;
+    uintptr_t reserved[4];
 } fga_predict_desc;
 
 FGA_API fga_predict_desc fga_predict_desc_default(void);
@@ -325,10 +416,10 @@ FGA_API fga_predict_desc fga_predict_desc_default(void);
 FGA_API int64_t fga_predict_blocks(const fga_predict_desc *desc);
 FGA_API int64_t fga_predict_tiles(const fga_predict_desc *desc);
 FGA_API fga_status fga_score_workspace(fga_context *ctx, const fga_predict_desc *desc, size_t *bytes);
-/* DFSAttn's hierarchical mass: scores[batch][query_heads][blocks][tiles], f32, each row sums to 1 (to 0 for a
- * block without a valid query). */
-FGA_API fga_status fga_score_mass(fga_context *ctx, const fga_predict_desc *desc, const fga_tensor *q,
-                                  const fga_tensor *k, float *scores, void *workspace);
+/* desc->score of every block and tile: scores[batch][query_heads][blocks][tiles], f32. Rows of mass sum to 1 (to 0 for
+ * a block without a valid query). +inf: gated, to be kept. v is read by FGA_SCORE_DEVIATION alone, else may be NULL. */
+FGA_API fga_status fga_score_tiles(fga_context *ctx, const fga_predict_desc *desc, const fga_tensor *q,
+                                   const fga_tensor *k, const fga_tensor *v, float *scores, void *workspace);
 /* Top-k per row, K = floor(density*tiles + 0.5 + 1e-6) of the tiles that have a valid key, ties to the lower index;
  * forced tiles (text keys, text queries) as in docs/method.md. */
 FGA_API fga_status fga_select_topk(fga_context *ctx, const fga_predict_desc *desc, const float *scores, double density,
@@ -367,23 +458,41 @@ FGA_API fga_status fga_measure(fga_context *ctx, const fga_attend_desc *desc, co
  * the caller says where it is. */
 typedef struct fga_session fga_session;
 
+/* One measured call of a session; arrays are [batch*query_heads] and the session's. */
+typedef struct fga_measured {
+    int step, layer, branch;
+    fga_step_kind kind;
+    const float *recall, *error; /* sampled */
+    const double *density;       /* kept pairs / all pairs */
+    double cost;                 /* (kept + summary pairs) / all pairs, of the call */
+} fga_measured;
+
 typedef struct fga_session_desc {
     size_t size;
     fga_policy policy;
     int layers, branches;
     int64_t batch, query_heads, kv_heads, head_dim;
     fga_dtype dtype;
-    fga_sequence sequence;   /* self-attention: queries = keys */
+    fga_sequence sequence;         /* self-attention: queries = keys */
+    int64_t frames, height, width; /* of the video, in tokens: static selections need them; else may be 0 */
     double measure_fraction; /* sampled queries of a measured call; 0 = never measure. Default 0.02. Measured are sparse
                                 calls at refresh steps and at the last step before the next refresh: each mask at its
                                 freshest and at its most aged. One costs that fraction of a dense attention */
-    uintptr_t reserved[8];
+    const fga_override *overrides; /* [override_count]; copied */
+    int32_t override_count;
+    /* Told of every measured call, from the caller's thread; or NULL. */
+    void (*on_measure)(void *user, const struct fga_measured *measured);
+    void *user;
+    uintptr_t reserved[4];
 } fga_session_desc;
 
 typedef struct fga_session_report {
     int64_t calls_dense, calls_refresh, calls_reuse; /* attention calls */
     double pairs_total, pairs_kept;                  /* over all calls, dense ones included */
     double sparse_total, sparse_kept;                /* over sparse calls */
+    double sparse_summaries;                         /* summary pairs of sparse calls: cost = (kept + these) / total */
+    int64_t heads_made_dense;                        /* by a target that nothing less could meet, over refreshes */
+    int64_t refreshes_early;                         /* by refresh_drop, before the timetable's */
     double score_s, attend_s, measure_s;             /* seconds */
     int64_t measured_calls;
     double recall_mean, recall_p05; /* fga_quality's, averaged over measured calls; NaN when none */

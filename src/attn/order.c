@@ -148,6 +148,8 @@ fga_status fga_order_build(fga_context *ctx, fga_order kind, int64_t frames, int
     case FGA_ORDER_HILBERT:
         hilbert((int32_t)frames, (int32_t)height, (int32_t)width, order);
         return FGA_OK;
+    default:
+        break;
     }
     return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "order kind is %d, wanted raster (0) or hilbert (1)", (int)kind);
 }

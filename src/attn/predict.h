@@ -18,11 +18,18 @@ typedef struct fga_scorer {
     size_t workspace_bytes;
 } fga_scorer;
 
+/* One row of scores as it is made. */
+typedef struct fga_scored_row {
+    int64_t row;         /* (b*query_heads + h)*blocks + u */
+    const float *scores; /* [tiles] */
+    float mean,
+        spread; /* FGA_SCORE_MEAN: of the raw logits over tiles with a valid key; spread = sqrt(variance + 1e-6) */
+} fga_scored_row;
+
 typedef struct fga_score_call {
-    const fga_tensor *q, *k;
-    float *scores; /* [batch][query_heads][blocks][tiles], or NULL */
-    /* Takes the scores [tiles] of row (b*query_heads + h)*blocks + u; called from workers; or NULL. */
-    void (*take)(void *arg, int64_t row, const float *scores);
+    const fga_tensor *q, *k, *v;                        /* v may be NULL where the score does not read it */
+    float *scores;                                      /* [batch][query_heads][blocks][tiles], or NULL */
+    void (*take)(void *arg, const fga_scored_row *row); /* called from workers; or NULL */
     void *arg;
     void *workspace;
     fga_score_fn custom; /* scores the rows instead of the mass of q and k; or NULL */

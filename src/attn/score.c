@@ -20,7 +20,9 @@ fga_predict_desc fga_predict_desc_default(void)
                               .block_m = 128,
                               .tile_n = 128,
                               .sub_q = 16,
-                              .sub_k = 16};
+                              .sub_k = 16,
+                              .score = FGA_SCORE_MASS,
+                              .group = 64};
 }
 
 int64_t fga_predict_blocks(const fga_predict_desc *desc)
@@ -297,7 +299,7 @@ static void score_block(void *arg, int64_t row, int worker)
         mass_of_block(r, head, u, &w, score);
     }
     if (call->take != NULL) {
-        call->take(call->arg, row, score);
+        call->take(call->arg, &(fga_scored_row){.row = row, .scores = score});
     }
 }
 
@@ -332,8 +334,8 @@ fga_status fga_score_workspace(fga_context *ctx, const fga_predict_desc *desc, s
     return FGA_OK;
 }
 
-fga_status fga_score_mass(fga_context *ctx, const fga_predict_desc *desc, const fga_tensor *q, const fga_tensor *k,
-                          float *scores, void *workspace)
+fga_status fga_score_tiles(fga_context *ctx, const fga_predict_desc *desc, const fga_tensor *q, const fga_tensor *k,
+                           const fga_tensor *v, float *scores, void *workspace)
 {
     if (desc == NULL || q == NULL || k == NULL || scores == NULL) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "%s is NULL",
@@ -344,5 +346,5 @@ fga_status fga_score_mass(fga_context *ctx, const fga_predict_desc *desc, const 
     }
     fga_scorer scorer;
     FGA_TRY(fga_scorer_init(ctx, desc, &scorer));
-    return fga_scorer_run(&scorer, &(fga_score_call){.q = q, .k = k, .scores = scores, .workspace = workspace});
+    return fga_scorer_run(&scorer, &(fga_score_call){.q = q, .k = k, .v = v, .scores = scores, .workspace = workspace});
 }

@@ -233,9 +233,9 @@ static fga_step_kind decide(const call *c)
     return fresh && !refreshes_here ? FGA_STEP_REUSE : FGA_STEP_REFRESH;
 }
 
-static void select_row(void *arg, int64_t row, const float *scores)
+static void select_row(void *arg, const fga_scored_row *row)
 {
-    fga_selector_row(arg, row, scores);
+    fga_selector_row(arg, row->row, row->scores);
 }
 
 static void keep_row(void *arg, int64_t row, int worker)
@@ -260,8 +260,12 @@ static fga_status refresh(const call *c, slot *own, double density)
         fga_parallel_for(s->ctx, own->mask->rows, keep_row, &selector);
     } else {
         const fga_policy *policy = &s->desc.policy;
-        fga_score_call score = {
-            .q = &c->args->q, .k = &c->args->k, .take = select_row, .arg = &selector, .workspace = c->workspace};
+        fga_score_call score = {.q = &c->args->q,
+                                .k = &c->args->k,
+                                .v = &c->args->v,
+                                .take = select_row,
+                                .arg = &selector,
+                                .workspace = c->workspace};
         if (policy->score == FGA_SCORE_CUSTOM) {
             score.custom = policy->custom;
             score.custom_user = policy->custom_user;

@@ -145,7 +145,7 @@ static uint8_t *predict_mask(world *w, const model *m, double density)
     float *scores = malloc((size_t)cells(m) * sizeof *scores);
     fga_tensor q = fga_tensor_bhsd(m->q, FGA_F32, m->p.batch, m->p.query_heads, m->tokens, m->p.head_dim);
     fga_tensor k = fga_tensor_bhsd(m->k, FGA_F32, m->p.batch, m->p.kv_heads, m->tokens, m->p.head_dim);
-    assert_int_equal(fga_score_mass(w->ctx, &d, &q, &k, scores, workspace), FGA_OK);
+    assert_int_equal(fga_score_tiles(w->ctx, &d, &q, &k, NULL, scores, workspace), FGA_OK);
     uint8_t *keep = calloc((size_t)cells(m), 1);
     naive_select(&m->p, scores, density, keep);
     free(workspace);
