@@ -140,6 +140,7 @@ static void print_kernels(fga_context *ctx)
     }
     print_attention_variant(ctx, FGA_F32);
     print_attention_variant(ctx, FGA_BF16);
+    printf("  --dtype auto is %s here\n", fgv_compute_name(FGV_COMPUTE_AUTO));
 }
 
 /* ---- a checkpoint and a job ----------------------------------------------------------------------- */

@@ -58,6 +58,9 @@ FGV_API fgv_model_info fgv_model_describe(const fgv_model *model);
 typedef enum fgv_sampler { FGV_SAMPLER_UNIPC = 0, FGV_SAMPLER_EULER = 1 } fgv_sampler;
 typedef enum fgv_compute { FGV_COMPUTE_AUTO = 0, FGV_COMPUTE_F32 = 1, FGV_COMPUTE_BF16 = 2 } fgv_compute;
 
+/* What `compute` means on this machine: "f32" or "bf16". auto is bf16 where the processor multiplies it itself. */
+FGV_API const char *fgv_compute_name(fgv_compute compute);
+
 typedef enum fgv_stage { FGV_STAGE_TEXT = 0, FGV_STAGE_DENOISE = 1, FGV_STAGE_DECODE = 2 } fgv_stage;
 
 typedef struct fgv_progress {

@@ -34,6 +34,11 @@ fga_dtype fgv_compute_dtype(fgv_compute compute)
     return compute == FGV_COMPUTE_BF16 ? FGA_BF16 : FGA_F32;
 }
 
+const char *fgv_compute_name(fgv_compute compute)
+{
+    return fga_dtype_name(fgv_compute_dtype(compute));
+}
+
 void fgv_request_latents(const fgv_model *model, const fgv_request *request, int size[3])
 {
     size[0] = (request->frames - 1) / model->info.vae_t + 1;
