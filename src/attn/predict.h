@@ -1,4 +1,4 @@
-/* predict.h - score and select row by row, so that a refresh needs no array of all scores. */
+/* predict.h - scores row by row, so that a refresh needs no array of all of them. */
 #ifndef FGA_ATTN_PREDICT_H
 #define FGA_ATTN_PREDICT_H
 
@@ -21,6 +21,7 @@ typedef struct fga_scorer {
 /* One row of scores as it is made. */
 typedef struct fga_scored_row {
     int64_t row;         /* (b*query_heads + h)*blocks + u */
+    int worker;          /* who made it, for scratch of its own */
     const float *scores; /* [tiles] */
     float mean,
         spread; /* FGA_SCORE_MEAN: of the raw logits over tiles with a valid key; spread = sqrt(variance + 1e-6) */
@@ -39,19 +40,5 @@ typedef struct fga_score_call {
 
 fga_status fga_scorer_init(fga_context *ctx, const fga_predict_desc *desc, fga_scorer *scorer);
 fga_status fga_scorer_run(const fga_scorer *scorer, const fga_score_call *call);
-
-/* ---- select --------------------------------------------------------------------------------------- */
-
-typedef struct fga_selector {
-    fga_mask *mask;
-    fga_spans text_queries;
-    fga_spans forced;             /* tiles that every block keeps */
-    int64_t free_begin, free_end; /* the others: tiles with valid video keys only, which are consecutive */
-    int64_t take;                 /* how many of those each block keeps */
-} fga_selector;
-
-fga_selector fga_selector_topk(fga_mask *mask, double density);
-/* Fills and seals one row of the mask's bit map; scores may be NULL where every free tile is taken. */
-void fga_selector_row(const fga_selector *selector, int64_t row, const float *scores);
 
 #endif

@@ -3,23 +3,17 @@
 #define FGA_ATTN_REFRESH_H
 
 #include "attn/predict.h"
-
-/* What one head keeps. A policy's settings, with those of its overrides and of the targets put in. */
-typedef struct fga_head_setting {
-    double density; /* kept fraction of tiles, where the selection goes by density */
-    double tau, threshold;
-    int32_t neighbours;
-    bool dense; /* keeps every valid key */
-} fga_head_setting;
+#include "attn/select.h"
 
 typedef struct fga_refresh_plan {
     fga_context *ctx;
     fga_policy policy;
     fga_scorer scorer;
-    int64_t grid[3];  /* frames, height, width of the video in tokens */
-    int64_t heads;    /* batch * query_heads */
+    int64_t grid[3]; /* frames, height, width of the video in tokens */
+    int64_t heads;   /* batch * query_heads */
+    int64_t blocks, tiles;
     bool keep_scores; /* of all rows, in the workspace: for budgets and for calls with `again` */
-    size_t workspace_bytes;
+    size_t scores_at, workspace_bytes;
 } fga_refresh_plan;
 
 typedef struct fga_refresh_call {

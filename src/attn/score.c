@@ -299,7 +299,7 @@ static void score_block(void *arg, int64_t row, int worker)
         mass_of_block(r, head, u, &w, score);
     }
     if (call->take != NULL) {
-        call->take(call->arg, &(fga_scored_row){.row = row, .scores = score});
+        call->take(call->arg, &(fga_scored_row){.row = row, .worker = worker, .scores = score});
     }
 }
 

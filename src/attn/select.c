@@ -1,5 +1,5 @@
 /* select.c - top-k of each row of scores, beside the tiles that are forced. */
-#include "attn/predict.h"
+#include "attn/select.h"
 
 #include "base/half.h"
 
@@ -15,9 +15,11 @@ static inline uint32_t rank_of(float score)
     return magnitude > 0x7f800000u ? 0 : ordered;
 }
 
-/* The k-th largest rank (1 <= k <= count), found by counting digits of 11, 11 and 10 bits; *ties = how many of that
- * rank are among the k largest. Later rounds count only the few ranks that share the digits found so far. */
-static uint32_t find_cut(const float *scores, int64_t count, int64_t k, int64_t *ties)
+/* The k-th largest rank (1 <= k <= tiles) of the free tiles, found by counting digits of 11, 11 and 10 bits; *ties =
+ * how many of that rank are among the k largest. Later rounds count only the few ranks that share the digits found so
+ * far.
+ */
+static uint32_t find_cut(const float *scores, const fga_spans *free, int64_t k, int64_t *ties)
 {
     static const struct {
         int shift;
@@ -28,10 +30,12 @@ static uint32_t find_cut(const float *scores, int64_t count, int64_t k, int64_t 
         uint32_t histogram[2048], digits = rounds[r].digits;
         int shift = rounds[r].shift;
         memset(histogram, 0, digits * sizeof *histogram);
-        for (int64_t i = 0; i < count; i++) {
-            uint32_t rank = rank_of(scores[i]);
-            if ((rank & known) == cut) {
-                histogram[rank >> shift & (digits - 1)]++;
+        for (int i = 0; i < free->count; i++) {
+            for (int64_t v = free->begin[i]; v < free->end[i]; v++) {
+                uint32_t rank = rank_of(scores[v]);
+                if ((rank & known) == cut) {
+                    histogram[rank >> shift & (digits - 1)]++;
+                }
             }
         }
         uint32_t digit = digits - 1;
@@ -45,14 +49,12 @@ static uint32_t find_cut(const float *scores, int64_t count, int64_t k, int64_t 
     return cut;
 }
 
-/* Sets the bit of every free tile above the cut, and of the first `ties` at it. */
-static void keep_best(const fga_selector *s, const float *scores, uint64_t *bits)
+/* Sets the bit of every tile of an interval above the cut, and of the first `ties` at it; returns the ties left. */
+static int64_t keep_above(const float *scores, int64_t first, int64_t last, uint32_t cut, int64_t ties, uint64_t *bits)
 {
-    int64_t ties;
-    uint32_t cut = find_cut(scores + s->free_begin, s->free_end - s->free_begin, s->take, &ties);
-    for (int64_t begin = s->free_begin, end; begin < s->free_end; begin = end) {
+    for (int64_t begin = first, end; begin < last; begin = end) {
         uint64_t word = 0, equal = 0;
-        end = fga_min(s->free_end, (begin / 64 + 1) * 64);
+        end = fga_min(last, (begin / 64 + 1) * 64);
         for (int64_t v = begin; v < end; v++) {
             uint32_t rank = rank_of(scores[v]);
             word |= (uint64_t)(rank > cut) << (v % 64);
@@ -63,67 +65,92 @@ static void keep_best(const fga_selector *s, const float *scores, uint64_t *bits
         }
         bits[begin / 64] |= word;
     }
+    return ties;
 }
 
-fga_selector fga_selector_topk(fga_mask *mask, double density)
+static void set_spans(uint64_t *bits, const fga_spans *spans)
+{
+    for (int i = 0; i < spans->count; i++) {
+        fga_bits_set(bits, spans->begin[i], spans->end[i]);
+    }
+}
+
+static void keep_best(const fga_spans *free, const float *scores, int64_t count, uint64_t *bits)
+{
+    if (count >= fga_spans_count(free, 0, INT64_MAX)) {
+        set_spans(bits, free);
+        return;
+    }
+    int64_t ties;
+    uint32_t cut = find_cut(scores, free, count, &ties);
+    for (int i = 0; i < free->count; i++) {
+        ties = keep_above(scores, free->begin[i], free->end[i], cut, ties, bits);
+    }
+}
+
+int64_t fga_round_count(double x)
+{
+    double rounded = floor(x + 0.5 + 1e-6);
+    return rounded >= 0x1p62 ? (int64_t)1 << 62 : (int64_t)rounded;
+}
+
+fga_selector fga_selector_make(const fga_policy *policy, fga_mask *mask)
 {
     const fga_sequence *key = &mask->desc.key;
-    int64_t n = mask->desc.tile_n, tiles = mask->live_tiles;
-    fga_selector s = {.mask = mask, .text_queries = fga_spans_valid_text(&mask->desc.query)};
+    int64_t n = mask->desc.tile_n;
+    fga_selector s = {.policy = policy, .mask = mask, .text_queries = fga_spans_valid_text(&mask->desc.query)};
     fga_spans text = fga_spans_valid_text(key);
     for (int i = 0; i < text.count; i++) {
-        fga_spans_add(&s.forced, text.begin[i] / n, fga_ceil_div(text.end[i], n));
+        fga_spans_add(&s.text_tiles, text.begin[i] / n, fga_ceil_div(text.end[i], n));
     }
     if (key->video_valid > 0) {
-        s.free_begin = key->prefix / n;
-        s.free_end = fga_ceil_div(key->prefix + key->video_valid, n);
-        while (s.free_begin < s.free_end && fga_spans_count(&s.forced, s.free_begin, s.free_begin + 1) > 0) {
-            s.free_begin++;
+        int64_t begin = key->prefix / n, end = fga_ceil_div(key->prefix + key->video_valid, n);
+        while (begin < end && fga_spans_count(&s.text_tiles, begin, begin + 1) > 0) {
+            begin++;
         }
-        while (s.free_end > s.free_begin && fga_spans_count(&s.forced, s.free_end - 1, s.free_end) > 0) {
-            s.free_end--;
+        while (end > begin && fga_spans_count(&s.text_tiles, end - 1, end) > 0) {
+            end--;
         }
+        fga_spans_add(&s.video_only, begin, end);
     }
-    double rounded = floor(density * (double)tiles + 0.5 + 1e-6);
-    int64_t k = rounded >= (double)tiles ? tiles : fga_max(1, (int64_t)rounded);
-    s.take = fga_min(s.free_end - s.free_begin, fga_max(1, k - fga_spans_count(&s.forced, 0, mask->tiles)));
     return s;
 }
 
-void fga_selector_row(const fga_selector *s, int64_t row, const float *scores)
+static void select_topk(const fga_selector *s, double density, const float *scores, uint64_t *bits)
+{
+    const fga_mask *mask = s->mask;
+    int64_t k = fga_min(mask->live_tiles, fga_max(1, fga_round_count(density * (double)mask->live_tiles)));
+    keep_best(&s->video_only, scores, fga_max(1, k - fga_spans_count(&s->text_tiles, 0, mask->tiles)), bits);
+}
+
+void fga_selector_row(const fga_selector *s, const fga_head_setting *setting, int64_t row, const float *scores)
 {
     fga_mask *mask = s->mask;
-    int64_t m = mask->desc.block_m, u = row % mask->blocks, free_tiles = s->free_end - s->free_begin;
+    int64_t m = mask->desc.block_m, u = row % mask->blocks;
     uint64_t *bits = fga_mask_bits(mask, row);
     memset(bits, 0, (size_t)mask->words * sizeof *bits);
     if (fga_spans_count(&mask->query_valid, u * m, (u + 1) * m) == 0) {
         /* nothing but padding asks */
-    } else if (fga_spans_count(&s->text_queries, u * m, (u + 1) * m) > 0) {
+    } else if (setting->dense || fga_spans_count(&s->text_queries, u * m, (u + 1) * m) > 0) {
         fga_bits_set(bits, 0, mask->tiles);
     } else {
-        for (int i = 0; i < s->forced.count; i++) {
-            fga_bits_set(bits, s->forced.begin[i], s->forced.end[i]);
-        }
-        if (s->take == free_tiles) {
-            fga_bits_set(bits, s->free_begin, s->free_end);
-        } else {
-            keep_best(s, scores, bits);
-        }
+        set_spans(bits, &s->text_tiles);
+        select_topk(s, setting->density, scores, bits);
     }
     fga_mask_seal_row(mask, row);
 }
 
 typedef struct run {
     fga_selector selector;
+    fga_head_setting setting;
     const float *scores;
-    int64_t tiles;
 } run;
 
 static void select_row(void *arg, int64_t row, int worker)
 {
     (void)worker;
     const run *r = arg;
-    fga_selector_row(&r->selector, row, r->scores + row * r->tiles);
+    fga_selector_row(&r->selector, &r->setting, row, r->scores + row * r->selector.mask->tiles);
 }
 
 fga_status fga_select_topk(fga_context *ctx, const fga_predict_desc *desc, const float *scores, double density,
@@ -149,7 +176,8 @@ fga_status fga_select_topk(fga_context *ctx, const fga_predict_desc *desc, const
     d.key = desc->key;
     fga_mask *mask;
     FGA_TRY(fga_mask_create(ctx, &d, FGA_MASK_BITMAP, &mask));
-    run r = {fga_selector_topk(mask, density), scores, mask->tiles};
+    const fga_policy policy = {.size = sizeof policy, .select = FGA_SELECT_TOPK};
+    run r = {fga_selector_make(&policy, mask), {.density = density}, scores};
     fga_parallel_for(ctx, mask->rows, select_row, &r);
     fga_mask_seal(mask);
     *out = mask;

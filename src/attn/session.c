@@ -1,7 +1,7 @@
 /* session.c - what lives across denoising steps: masks per (layer, guidance branch), and a report of what ran. */
 #include "attn/measure.h"
 #include "attn/policy.h"
-#include "attn/predict.h"
+#include "attn/refresh.h"
 
 #include "base/context.h"
 
@@ -20,7 +20,8 @@ struct fga_session {
     int steps; /* of this generation, from its first call; 0 before */
     bool sparse;
     fga_attend_plan dense_plan, sparse_plan;
-    fga_scorer scorer;
+    fga_refresh_plan refresh;
+    fga_head_setting *heads; /* [batch*query_heads] */
     fga_meter meter;
     size_t attend_bytes, lse_bytes, workspace_bytes; /* workspace: attend or score, lse, measure */
     slot *slots;                                     /* [layers][branches] */
@@ -81,14 +82,11 @@ static fga_status make_plans(fga_session *s)
         predict.head_dim = d->head_dim;
         predict.dtype = d->dtype;
         predict.query = predict.key = d->sequence;
-        predict.block_m = policy->block_m;
-        predict.tile_n = policy->tile_n;
-        predict.sub_q = policy->sub_q;
-        predict.sub_k = policy->sub_k;
-        FGA_TRY(fga_scorer_init(s->ctx, &predict, &s->scorer));
+        const int64_t grid[3] = {d->frames, d->height, d->width};
+        FGA_TRY(fga_refresh_init(s->ctx, policy, &predict, grid, false, &s->refresh));
         s->attend_bytes =
             s->attend_bytes > s->sparse_plan.workspace_bytes ? s->attend_bytes : s->sparse_plan.workspace_bytes;
-        s->attend_bytes = s->attend_bytes > s->scorer.workspace_bytes ? s->attend_bytes : s->scorer.workspace_bytes;
+        s->attend_bytes = s->attend_bytes > s->refresh.workspace_bytes ? s->attend_bytes : s->refresh.workspace_bytes;
     }
     bool fits = true;
     if (can_measure(s)) {
@@ -122,6 +120,10 @@ static fga_status make_masks(fga_session *s)
     }
     for (int64_t i = 0; i < count; i++) {
         s->slots[i] = (slot){NULL, -1};
+    }
+    s->heads = fga_alloc(s->ctx, (size_t)(s->desc.batch * s->desc.query_heads) * sizeof *s->heads);
+    if (s->heads == NULL) {
+        return fga_context_fail(s->ctx, FGA_ERR_MEMORY, "no memory for a session");
     }
     for (int64_t i = 0; s->sparse && i < count; i++) {
         bool own = !s->desc.policy.share_branches || i % s->desc.branches == 0;
@@ -169,6 +171,7 @@ void fga_session_destroy(fga_session **handle)
         fga_mask_release(&s->slots[i].mask);
     }
     fga_free(s->ctx, s->slots);
+    fga_free(s->ctx, s->heads);
     fga_free(s->ctx, s);
     *handle = NULL;
 }
@@ -233,17 +236,6 @@ static fga_step_kind decide(const call *c)
     return fresh && !refreshes_here ? FGA_STEP_REUSE : FGA_STEP_REFRESH;
 }
 
-static void select_row(void *arg, const fga_scored_row *row)
-{
-    fga_selector_row(arg, row->row, row->scores);
-}
-
-static void keep_row(void *arg, int64_t row, int worker)
-{
-    (void)worker;
-    fga_selector_row(arg, row, NULL);
-}
-
 static fga_status refresh(const call *c, slot *own, double density)
 {
     fga_session *s = c->session;
@@ -254,28 +246,18 @@ static fga_status refresh(const call *c, slot *own, double density)
         own->mask = mask;
     }
     own->refreshed = -1;
-    bool all = s->desc.policy.select == FGA_SELECT_ALL;
-    fga_selector selector = fga_selector_topk(own->mask, all ? 1.0 : density);
-    if (all) {
-        fga_parallel_for(s->ctx, own->mask->rows, keep_row, &selector);
-    } else {
-        const fga_policy *policy = &s->desc.policy;
-        fga_score_call score = {.q = &c->args->q,
-                                .k = &c->args->k,
-                                .v = &c->args->v,
-                                .take = select_row,
-                                .arg = &selector,
-                                .workspace = c->workspace};
-        if (policy->score == FGA_SCORE_CUSTOM) {
-            score.custom = policy->custom;
-            score.custom_user = policy->custom_user;
-            score.step = c->step;
-            score.layer = c->layer;
-            score.branch = c->branch;
-        }
-        FGA_TRY(fga_scorer_run(&s->scorer, &score));
+    const fga_policy *policy = &s->desc.policy;
+    for (int64_t h = 0; h < s->refresh.heads; h++) {
+        s->heads[h] = (fga_head_setting){density, policy->tau, policy->threshold, policy->neighbours, false};
     }
-    fga_mask_seal(own->mask);
+    const fga_refresh_call wanted = {.args = c->args,
+                                     .heads = s->heads,
+                                     .step = c->step,
+                                     .layer = c->layer,
+                                     .branch = c->branch,
+                                     .workspace = c->workspace,
+                                     .mask = own->mask};
+    FGA_TRY(fga_refresh_run(&s->refresh, &wanted));
     own->refreshed = c->step;
     return FGA_OK;
 }
