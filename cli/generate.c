@@ -1,4 +1,5 @@
 /* generate.c - `fgattn generate`: a prompt becomes a video, and what sparse attention saved and cost is stated. */
+#include "capture.h"
 #include "job.h"
 #include "json.h"
 #include "latents.h"
@@ -11,7 +12,8 @@
 #include <strings.h>
 
 typedef struct settings {
-    const char *model, *prompt, *negative, *attention, *variant, *output, *latents, *json;
+    const char *model, *prompt, *negative, *attention, *variant, *output, *latents, *json, *capture;
+    cli_capture_choice choice;
     int size[2], frames, steps, threads;
     double guidance, shift, density, measure;
     uint64_t seed;
@@ -29,6 +31,7 @@ typedef struct command {
     fgv_request request;
     fgv_writer *writer;
     cli_latents latents;
+    cli_capture capture;
     cli_json json;
     uint8_t *sparse_rgb, *dense_rgb; /* [frames][height][width][3], with --versus */
     uint64_t predicted;
@@ -103,6 +106,15 @@ static int read_settings(int argc, char **argv, settings *s)
          .help = "write the final latents as raw 32-bit floats, [channels][frames]\n"
                  "[rows][columns], for comparison with other programs",
          .low = 1},
+        {"capture", 0, CLI_TEXT, &s->capture, "FILE",
+         .help = "write what self-attention reads (queries, keys, values) as\n"
+                 "safetensors, for `fgattn inspect` and other programs",
+         .low = 1},
+        {"capture-steps", 0, CLI_TEXT, &s->choice.steps, "LIST",
+         .help = "of these steps: 0,4-6,last or all; default: at 1/4, 1/2 and\n3/4 of the run", .low = 1},
+        {"capture-layers", 0, CLI_TEXT, &s->choice.layers, "LIST", .help = "of these layers; default all", .low = 1},
+        {"capture-branches", 0, CLI_TEXT, &s->choice.branches, "LIST",
+         .help = "0: with the prompt (default); 1: with the negative one", .low = 1},
         {"json", 0, CLI_TEXT, &s->json, "FILE", .help = "write the figures as JSON; - is standard output", .low = 1},
         {"quiet", 'q', CLI_FLAG, &s->quiet, NULL, .help = "print errors only"},
         {"force", 0, CLI_FLAG, &s->force, NULL, .help = "start even if the memory does not seem to suffice"},
@@ -238,6 +250,7 @@ typedef struct run {
     uint8_t *keep;      /* NULL: the frames are only written */
     size_t frame_bytes;
     cli_latents *latents;
+    cli_capture *capture;
     fga_context *ctx;
     fga_status failed; /* of the writers */
     char reason[512];  /* its text, before anything else fails */
@@ -276,6 +289,19 @@ static bool on_latents(void *user, const float *latents, int channels, int t, in
     return r->failed == FGA_OK;
 }
 
+static bool on_attention(void *user, const fgv_capture *inputs)
+{
+    run *r = user;
+    if (!cli_capture_wants(r->capture, inputs)) {
+        return true;
+    }
+    r->failed = fgv_capture_add(r->capture->writer, inputs);
+    if (r->failed != FGA_OK) {
+        snprintf(r->reason, sizeof r->reason, "%s", fga_last_error(r->ctx));
+    }
+    return r->failed == FGA_OK;
+}
+
 static int generate_one(command *c, const char *label, uint8_t *keep, cli_run *out)
 {
     run r = {.line = cli_progress_start(c->set.quiet, label),
@@ -283,8 +309,10 @@ static int generate_one(command *c, const char *label, uint8_t *keep, cli_run *o
              .keep = keep,
              .frame_bytes = (size_t)c->request.width * (size_t)c->request.height * 3,
              .latents = &c->latents,
+             .capture = &c->capture,
              .ctx = c->ctx};
     c->request.on_latents = c->latents.file != NULL ? on_latents : NULL; /* not of the dense twin, which comes second */
+    c->request.on_attention = c->capture.writer != NULL ? on_attention : NULL;
     c->request.on_progress = on_progress;
     c->request.on_frame = on_frame;
     c->request.user = &r;
@@ -317,7 +345,8 @@ static int generate_video(command *c)
     if (code != CLI_DONE) {
         return code;
     }
-    fga_status status = fgv_writer_finish(&c->writer);
+    fga_status status = fgv_capture_finish(&c->capture.writer);
+    status = status == FGA_OK ? fgv_writer_finish(&c->writer) : status;
     return status == FGA_OK ? CLI_DONE : cli_fail_status(c->ctx, status);
 }
 
@@ -341,6 +370,31 @@ static int generate_twin(command *c)
     return status == FGA_OK ? CLI_DONE : cli_fail_status(c->ctx, status);
 }
 
+/* Opens the file for captures, if one is wanted, and says how large it will be. */
+static int begin_capture(command *c)
+{
+    if (c->set.capture == NULL) {
+        const cli_capture_choice *choice = &c->set.choice;
+        return choice->steps == NULL && choice->layers == NULL && choice->branches == NULL
+                   ? CLI_DONE
+                   : cli_fail(CLI_USAGE, "generate: --capture-steps, --capture-layers and --capture-branches say what "
+                                         "of, but there is no --capture FILE");
+    }
+    cli_capture *capture = &c->capture;
+    int code = cli_capture_choose(&c->set.choice, c->model, &c->request, capture);
+    if (code != CLI_DONE) {
+        return code;
+    }
+    int64_t most = (int64_t)cli_chosen_count(&capture->steps) * cli_chosen_count(&capture->layers) *
+                   cli_chosen_count(&capture->branches);
+    if (!c->set.quiet) {
+        fprintf(stderr, "%s: %lld captures, up to %s\n", c->set.capture, (long long)most,
+                cli_bytes(cli_capture_bytes(capture, c->model, &c->request)).text);
+    }
+    fga_status status = fgv_capture_create(c->ctx, c->set.capture, most, &capture->writer);
+    return status == FGA_OK ? CLI_DONE : cli_fail_status(c->ctx, status);
+}
+
 /* ---- the command --------------------------------------------------------------------------------- */
 
 static int prepare(command *c)
@@ -359,6 +413,7 @@ static int prepare(command *c)
     code = check_memory(c);
     code = code == CLI_DONE ? cli_json_begin(&c->json, s->json) : code;
     code = code == CLI_DONE ? cli_latents_begin(&c->latents, s->latents) : code;
+    code = code == CLI_DONE ? begin_capture(c) : code;
     if (code != CLI_DONE) {
         return code;
     }
@@ -425,6 +480,7 @@ int cli_generate(int argc, char **argv)
     fgv_writer_abandon(&c.writer);
     cli_json_abandon(&c.json);
     cli_latents_abandon(&c.latents);
+    cli_capture_free(&c.capture);
     free(c.sparse_rgb);
     free(c.dense_rgb);
     fgv_model_close(&c.model);

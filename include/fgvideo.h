@@ -70,6 +70,15 @@ typedef struct fgv_progress {
     const fga_session_report *attention; /* so far; NULL outside denoising */
 } fgv_progress;
 
+/* What self-attention of one (step, layer, guidance branch) reads: after the norms and rotary positions. */
+typedef struct fgv_capture {
+    int step, steps, layer, layers, branch;
+    int frames, height, width; /* the video in tokens */
+    fga_tensor q, k, v;        /* [1][heads][tokens][head_dim]; tokens = frames*height*width */
+    const int32_t *order; /* [tokens]: token i of q, k, v is raster token order[i]; NULL = they are in raster order */
+    float scale;          /* of the logits: head_dim^-0.5 */
+} fgv_capture;
+
 typedef struct fgv_request {
     size_t size;
     const char *prompt, *negative; /* UTF-8 */
@@ -90,8 +99,10 @@ typedef struct fgv_request {
     bool (*on_frame)(void *user, int index, const uint8_t *rgb);
     /* The latents [channels][t][h][w] the sampler ends with, before decoding. Returning false stops. May be NULL. */
     bool (*on_latents)(void *user, const float *latents, int channels, int t, int h, int w);
+    /* Called before every self-attention; the inputs are valid during the call. Returning false stops. May be NULL. */
+    bool (*on_attention)(void *user, const fgv_capture *inputs);
     void *user;
-    uintptr_t reserved[7];
+    uintptr_t reserved[6];
 } fgv_request;
 
 typedef struct fgv_result {
@@ -136,6 +147,29 @@ FGV_API void fgv_randn(uint64_t seed, float *out, int64_t n);
 /* The sampler alone: sigmas [steps+1], timesteps [steps] as the model receives them. */
 FGV_API fga_status fgv_sampler_schedule(fga_context *ctx, fgv_sampler sampler, int steps, double shift, double *sigmas,
                                         double *timesteps);
+
+/* ---- captured attention inputs ------------------------------------------------------------- */
+
+/* A safetensors file with the tensors step.S.layer.L.branch.B.q, .k and .v, each [tokens][heads][head_dim] in raster
+ * order and F32, F16 or BF16, and in __metadata__ the texts frames, height, width (required); scale, steps, layers,
+ * order = "raster" (optional). */
+typedef struct fgv_capture_writer fgv_capture_writer;
+/* Written to PATH.part and renamed when finished; nothing is left under the final name on failure. most: how many
+ * captures will be added at most, which sizes the file's header. */
+FGV_API fga_status fgv_capture_create(fga_context *ctx, const char *path, int64_t most, fgv_capture_writer **writer);
+/* All of one file have one grid, number of steps and scale, and different (step, layer, branch). */
+FGV_API fga_status fgv_capture_add(fgv_capture_writer *writer, const fgv_capture *capture);
+FGV_API fga_status fgv_capture_finish(fgv_capture_writer **writer); /* *writer becomes NULL either way */
+FGV_API void fgv_capture_abandon(fgv_capture_writer **writer);      /* removes what was written */
+
+typedef struct fgv_capture_file fgv_capture_file;
+/* Maps the file and checks all of it but the numbers. FGA_ERR_DATA names the tensor and what was expected. */
+FGV_API fga_status fgv_capture_open(fga_context *ctx, const char *path, fgv_capture_file **file);
+FGV_API void fgv_capture_close(fgv_capture_file **file);
+FGV_API int fgv_capture_count(const fgv_capture_file *file);
+/* Capture `index`, by rising step, layer, branch; its tensors lie in the mapping and must not be written to. steps and
+ * layers are 0 where the file does not say. */
+FGV_API fgv_capture fgv_capture_get(const fgv_capture_file *file, int index);
 
 /* ---- writing and comparing video ----------------------------------------------------------- */
 

@@ -20,7 +20,7 @@ _fgattn() {
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         return
         ;;
-    --output | -o | --json | --golden | --plot | --side-by-side)
+    --output | -o | --capture | --latents | --json | --golden | --plot | --side-by-side)
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         return
         ;;
@@ -32,7 +32,8 @@ _fgattn() {
         case $verb in
         generate)
             words="--prompt --negative --size --frames --seed --output --model --steps --guidance --shift --sampler
-                   --dtype --attention --density --measure --versus --threads --variant --device --latents --json
+                   --dtype --attention --density --measure --versus --threads --variant --device --latents --capture --capture-steps
+                   --capture-layers --capture-branches --json
                    --quiet --force --help"
             ;;
         compare) words="--summary --json --plot --side-by-side --threads --help" ;;

@@ -179,6 +179,37 @@ static fga_tensor heads_of(const fgv_dit_plan *plan, void *data, int64_t rows)
     return fga_tensor_bshd(data, plan->job.compute, 1, rows, c->heads, c->head_dim);
 }
 
+static fga_status stopped(const fgv_dit_plan *plan, const fgv_dit_forward_args *where)
+{
+    return fga_context_fail(plan->dit->ctx, FGA_ERR_INTERRUPTED, "stopped in step %d of %d", where->step + 1,
+                            where->steps);
+}
+
+/* Shows the inputs of self-attention to whoever asked for them. */
+static fga_status show_inputs(const fgv_dit_plan *plan, const fgv_dit_forward_args *where, int layer,
+                              const fga_attend_args *args)
+{
+    if (plan->job.on_attention == NULL) {
+        return FGA_OK;
+    }
+    const int *grid = plan->patch_in.grid;
+    const fgv_dit_config *c = &plan->dit->config;
+    fgv_capture inputs = {.step = where->step,
+                          .steps = where->steps,
+                          .layer = layer,
+                          .layers = c->layers,
+                          .branch = where->branch,
+                          .frames = grid[0],
+                          .height = grid[1],
+                          .width = grid[2],
+                          .q = args->q,
+                          .k = args->k,
+                          .v = args->v,
+                          .order = plan->order,
+                          .scale = (float)(1.0 / sqrt(c->head_dim))};
+    return plan->job.on_attention(plan->job.user, &inputs) ? FGA_OK : stopped(plan, where);
+}
+
 static fga_status self_attend(fgv_dit_plan *plan, const fgv_dit_forward_args *where, int layer)
 {
     fga_attend_args args = fga_attend_args_default();
@@ -186,6 +217,7 @@ static fga_status self_attend(fgv_dit_plan *plan, const fgv_dit_forward_args *wh
     args.k = heads_of(plan, plan->k, plan->tokens);
     args.v = heads_of(plan, plan->v, plan->tokens);
     args.o = heads_of(plan, plan->o, plan->tokens);
+    FGA_TRY(show_inputs(plan, where, layer, &args));
     double measured = fga_session_get_report(plan->session).measure_s, start = fgv_seconds();
     fga_step_kind kind;
     FGA_TRY(fga_session_attend(plan->session, where->step, where->steps, layer, where->branch, &args, plan->workspace,
@@ -279,8 +311,7 @@ static fga_status run_block(fgv_dit_plan *plan, const fgv_dit_forward_args *args
 {
     const fgv_dit_block *block = &plan->dit->blocks[layer];
     if (plan->job.keep_going != NULL && !plan->job.keep_going(plan->job.user)) {
-        return fga_context_fail(plan->dit->ctx, FGA_ERR_INTERRUPTED, "stopped in step %d of %d", args->step + 1,
-                                args->steps);
+        return stopped(plan, args);
     }
     modulate(plan, block);
     FGA_TRY(for_tiles(plan, block, self_inputs));

@@ -2,7 +2,7 @@
 #ifndef FGV_DIT_H
 #define FGV_DIT_H
 
-#include "fgattn.h"
+#include "fgvideo.h"
 
 typedef struct fgv_dit_config {
     int heads, head_dim, layers;
@@ -39,6 +39,7 @@ typedef struct fgv_dit_job {
     const fga_policy *policy;        /* of self-attention */
     double measure_fraction;         /* fga_session_desc's */
     bool (*keep_going)(void *user);  /* asked before every layer; false stops. May be NULL */
+    bool (*on_attention)(void *user, const fgv_capture *inputs); /* fgv_request's */
     void *user;
 } fgv_dit_job;
 

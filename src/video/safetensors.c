@@ -220,6 +220,7 @@ fga_status fgv_safetensors_parse(fga_context *ctx, const char *label, const void
         FGA_CHECK(read_entry(&r, item, entry));
     }
     FGA_CHECK(check_coverage(&r, file));
+    file->metadata = cJSON_DetachItemFromObjectCaseSensitive(header, "__metadata__");
 cleanup:
     cJSON_Delete(header);
     if (status != FGA_OK) {
@@ -267,6 +268,7 @@ void fgv_safetensors_close(fgv_safetensors *file)
         free(file->entries[i].name);
     }
     free(file->entries);
+    cJSON_Delete(file->metadata);
     if (file->mapping != NULL) {
         munmap(file->mapping, file->mapping_bytes);
     }

@@ -17,7 +17,8 @@ typedef struct fgv_safetensors_entry {
 typedef struct fgv_safetensors {
     fgv_safetensors_entry *entries; /* sorted by name (strcmp) */
     int count;
-    void *mapping; /* NULL when parsed from memory */
+    struct cJSON *metadata; /* __metadata__ as it stands in the header; NULL when there is none */
+    void *mapping;          /* NULL when parsed from memory */
     size_t mapping_bytes;
 } fgv_safetensors;
 

@@ -50,6 +50,12 @@ static bool keep_going(void *user)
     return tell(user);
 }
 
+static bool show_attention(void *user, const fgv_capture *inputs)
+{
+    const fgv_request *r = ((generation *)user)->request;
+    return r->on_attention(r->user, inputs);
+}
+
 static fga_status stopped(generation *g)
 {
     static const char *const stages[] = {"reading the prompt", "denoising", "decoding"};
@@ -96,6 +102,7 @@ static fga_status prepare_denoising(generation *g)
                        .policy = &r->policy,
                        .measure_fraction = r->measure_fraction,
                        .keep_going = keep_going,
+                       .on_attention = r->on_attention != NULL ? show_attention : NULL,
                        .user = g};
     FGA_TRY(fgv_dit_plan_create(g->model->dit, &job, &g->plan));
     for (int b = 0; b < g->branches; b++) {
