@@ -1,6 +1,7 @@
 /* attn.c - the attention driver: query blocks of all heads as work items, each with its list of kept keys. */
 #include "attn/attn.h"
 
+#include "attn/remainder.h"
 #include "base/context.h"
 
 #include <inttypes.h>
@@ -37,7 +38,7 @@ static fga_status check_desc(fga_context *ctx, const fga_attend_desc *d)
     return FGA_OK;
 }
 
-static fga_status select_ops(fga_context *ctx, fga_ops *ops)
+fga_status fga_select_ops(fga_context *ctx, fga_ops *ops)
 {
     fga_status status = fga_ops_select(ctx->options.variant, ops);
     if (status == FGA_ERR_UNSUPPORTED) {
@@ -52,10 +53,11 @@ static fga_status select_ops(fga_context *ctx, fga_ops *ops)
 
 /* Of one worker, in the caller's workspace; whole cache lines, so that workers do not share any. */
 typedef struct tally {
-    int64_t listed; /* which (batch, key head) the dense key list is of; -1: none */
-    int64_t count;  /* keys in it */
-    int64_t rows;   /* sum over items of valid queries * keys */
-    int64_t spare[5];
+    int64_t listed;    /* which (batch, key head) the dense key list is of; -1: none */
+    int64_t count;     /* keys in it */
+    int64_t rows;      /* sum over items of valid queries * keys */
+    int64_t summaries; /* sum over items of valid queries * groups with a summary */
+    int64_t spare[4];
 } tally;
 
 fga_status fga_attend_plan_init(fga_context *ctx, const fga_attend_desc *desc, fga_attend_plan *plan)
@@ -66,7 +68,7 @@ fga_status fga_attend_plan_init(fga_context *ctx, const fga_attend_desc *desc, f
     FGA_TRY(check_desc(ctx, desc));
     *plan = (fga_attend_plan){.ctx = ctx, .desc = *desc};
     fga_attend_desc *d = &plan->desc;
-    FGA_TRY(select_ops(ctx, &plan->ops));
+    FGA_TRY(fga_select_ops(ctx, &plan->ops));
     if (plan->ops.attend[d->dtype] == NULL) {
         return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "variant %s has no attention on %s", plan->ops.name,
                                 fga_dtype_name(d->dtype));
@@ -210,6 +212,18 @@ static int64_t list_keys(const run *r, place at, int64_t kv_head, tally *t, uint
     return t->count;
 }
 
+/* Groups that op attends to through a summary. */
+static int64_t count_summaries(const fga_attend_op *op)
+{
+    int64_t summaries = 0, at = 0;
+    for (int64_t group = 0; group < op->summaries->groups; group++) {
+        int64_t listed = fga_group_listed(op, group, at);
+        summaries += op->summaries->count[group] > (float)listed;
+        at += listed;
+    }
+    return summaries;
+}
+
 static void attend_block(void *arg, int64_t i, int worker)
 {
     const run *r = arg;
@@ -221,7 +235,8 @@ static void attend_block(void *arg, int64_t i, int worker)
     char *list = r->lists + (size_t)worker * (plan->key_list_bytes + plan->scratch_bytes);
     tally *t = &r->tallies[worker];
     int64_t count = list_keys(r, at, kv_head, t, (uint32_t *)list);
-    t->rows += valid_queries(r, at.u) * count;
+    int64_t queries = valid_queries(r, at.u);
+    t->rows += queries * count;
     fga_attend_op op = {
         .q = fga_tensor_row(&a->q, at.b, at.h, first),
         .k = fga_tensor_row(&a->k, at.b, kv_head, 0),
@@ -241,6 +256,12 @@ static void attend_block(void *arg, int64_t i, int worker)
         .scale = d->scale,
         .scratch = list + plan->key_list_bytes,
     };
+    fga_summaries summaries;
+    if (a->remainder != NULL && r->mask != NULL && queries > 0) {
+        summaries = fga_remainder_head(a->remainder, d, at.b, kv_head);
+        op.summaries = &summaries;
+        t->summaries += queries * count_summaries(&op);
+    }
     plan->ops.attend[d->dtype](&op);
 }
 
@@ -311,6 +332,9 @@ static fga_status check_args(const fga_attend_plan *plan, const fga_attend_args 
     FGA_TRY(fga_check_tensor(ctx, "k", &a->k, &keys));
     FGA_TRY(fga_check_tensor(ctx, "v", &a->v, &keys));
     FGA_TRY(fga_check_tensor(ctx, "o", &a->o, &queries));
+    if (a->remainder != NULL) {
+        FGA_TRY(fga_remainder_check(ctx, d, a->remainder));
+    }
     return a->mask != NULL ? check_mask(ctx, d, a->mask) : FGA_OK;
 }
 
@@ -359,9 +383,10 @@ fga_status fga_attend_execute(const fga_attend_plan *plan, const fga_attend_call
     order_items(&r);
     fga_parallel_for(ctx, plan->items, attend_block, &r);
     if (call->pairs != NULL) {
-        *call->pairs = (fga_pairs){0, all_pairs(&r)};
+        *call->pairs = (fga_pairs){.all = all_pairs(&r)};
         for (int i = 0; i < threads; i++) {
             call->pairs->kept += (double)r.tallies[i].rows;
+            call->pairs->summaries += (double)r.tallies[i].summaries;
         }
     }
     return FGA_OK;

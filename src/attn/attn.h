@@ -20,6 +20,7 @@ struct fga_attend_plan {
  * bias -inf apart. */
 typedef struct fga_pairs {
     double kept, all;
+    double summaries; /* one for a valid query and a group of keys that is not kept whole */
 } fga_pairs;
 
 /* fga_attend_run where a dense run (args->mask NULL) may have padding too. query and key NULL: every token is valid;
@@ -31,6 +32,8 @@ typedef struct fga_attend_call {
     fga_pairs *pairs;
 } fga_attend_call;
 
+/* The operators of the context's variant. */
+fga_status fga_select_ops(fga_context *ctx, fga_ops *ops);
 /* Fills a caller-owned plan: nothing to destroy. */
 fga_status fga_attend_plan_init(fga_context *ctx, const fga_attend_desc *desc, fga_attend_plan *plan);
 fga_status fga_attend_execute(const fga_attend_plan *plan, const fga_attend_call *call);

@@ -163,6 +163,15 @@ fga_status fga_check_tile_n(fga_context *ctx, int64_t tile_n)
     return FGA_OK;
 }
 
+fga_status fga_check_group(fga_context *ctx, int64_t group)
+{
+    static const int32_t allowed[] = {8, 16, 32, 64, 128, 256};
+    if (!is_one_of(group, allowed, 6)) {
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "group is %" PRId64 ", wanted 8, 16, 32, 64, 128 or 256", group);
+    }
+    return FGA_OK;
+}
+
 fga_status fga_check_heads(fga_context *ctx, int64_t batch, int64_t query_heads, int64_t kv_heads)
 {
     FGA_TRY(fga_check_range(ctx, "batch", batch, 1, FGA_MAX_HEADS));

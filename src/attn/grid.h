@@ -47,6 +47,7 @@ fga_status fga_check_range(fga_context *ctx, const char *what, int64_t got, int6
 fga_status fga_check_sequence(fga_context *ctx, const char *what, const fga_sequence *sequence);
 fga_status fga_check_block_m(fga_context *ctx, int64_t block_m);
 fga_status fga_check_tile_n(fga_context *ctx, int64_t tile_n);
+fga_status fga_check_group(fga_context *ctx, int64_t group);
 fga_status fga_check_heads(fga_context *ctx, int64_t batch, int64_t query_heads, int64_t kv_heads);
 fga_status fga_check_head_dim(fga_context *ctx, int64_t head_dim, fga_dtype dtype);
 fga_status fga_check_workspace(fga_context *ctx, const void *workspace, size_t bytes);

@@ -13,6 +13,7 @@
 #ifndef FGA_CPU_ATTEND_PANEL_H
 #define FGA_CPU_ATTEND_PANEL_H
 
+#include "cpu/cpu.h"
 #include "cpu/element.h"
 #include "cpu/tile.h"
 #include "ops/ops.h"
@@ -317,6 +318,10 @@ static void attend_nothing(const fga_attend_op *op)
 
 static void attend(const fga_attend_op *op)
 {
+    if (op->summaries != NULL) {
+        fga_attend_ref(op);
+        return;
+    }
     if (op->key_count == 0) {
         attend_nothing(op);
         return;

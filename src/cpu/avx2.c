@@ -6,6 +6,7 @@
 #include "cpu/attend_panel.h"
 #include "cpu/cpu.h"
 #include "cpu/score_panel.h"
+#include "cpu/sum_panel.h"
 
 void fga_overlay_avx2(fga_ops *ops)
 {
@@ -17,5 +18,6 @@ void fga_overlay_avx2(fga_ops *ops)
         ops->block_rows[dtype] = 128; /* packing the values is shared by more queries */
     }
     ops->pool = pool;
+    ops->sums = sums;
     ops->mass = mass;
 }

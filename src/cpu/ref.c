@@ -32,35 +32,93 @@ static double logit(const fga_attend_op *op, const float *q, uint32_t key)
     return dot(q, k, op->head_dim) * op->scale + (op->bias != NULL ? op->bias[key] : 0.0f);
 }
 
-static void attend_row(const fga_attend_op *op, int32_t row)
-{
-    float q[MAX_HEAD_DIM], v[MAX_HEAD_DIM], o[MAX_HEAD_DIM];
-    double sum = 0, weighted[MAX_HEAD_DIM] = {0};
-    fga_to_f32(q, row_of(op->q, row, op->q_stride, op->dtype), op->dtype, op->head_dim);
+/* ---- attend ----------------------------------------------------------------------------------------------------- */
 
-    /* The floor keeps a row whose logits are all -inf free of inf - inf: its sum is 0, so O is NaN as 0/0 says. */
-    double max = -DBL_MAX;
-    for (int64_t i = 0; i < op->key_count; i++) {
-        max = fmax(max, logit(op, q, op->keys[i]));
-    }
-    for (int64_t i = 0; i < op->key_count; i++) {
-        double p = exp(logit(op, q, op->keys[i]) - max);
-        fga_to_f32(v, row_of(op->v, op->keys[i], op->v_stride, op->dtype), op->dtype, op->head_dim);
-        sum += p;
-        for (int32_t d = 0; d < op->head_dim; d++) {
-            weighted[d] += p * v[d];
-        }
-    }
+/* One query's attention as it grows. */
+typedef struct query_sum {
+    float q[MAX_HEAD_DIM];
+    double max, sum, weighted[MAX_HEAD_DIM];
+    bool any; /* has a key or a summary */
+} query_sum;
+
+static void add_values(const fga_attend_op *op, query_sum *s, uint32_t key, double weight)
+{
+    float v[MAX_HEAD_DIM];
+    fga_to_f32(v, row_of(op->v, key, op->v_stride, op->dtype), op->dtype, op->head_dim);
     for (int32_t d = 0; d < op->head_dim; d++) {
-        o[d] = op->key_count > 0 ? (float)(weighted[d] / sum) : 0.0f;
-    }
-    fga_from_f32((void *)row_of(op->o, row, op->o_stride, op->dtype), op->dtype, o, op->head_dim);
-    if (op->lse != NULL) {
-        op->lse[row] = op->key_count > 0 ? (float)(max + log(sum)) : -INFINITY;
+        s->weighted[d] += weight * v[d];
     }
 }
 
-static void attend_ref(const fga_attend_op *op)
+/* The summary of one group, whose listed keys are keys[at] ... keys[at + listed - 1]: its logit, and its share of the
+ * sums. */
+static double summary_logit(const fga_attend_op *op, const float *q, int64_t group, int64_t at, int64_t listed)
+{
+    const fga_summaries *s = op->summaries;
+    double sum = dot(q, s->sum_k + group * op->head_dim, op->head_dim) * op->scale + s->sum_bias[group];
+    for (int64_t i = at; i < at + listed; i++) {
+        sum -= logit(op, q, op->keys[i]);
+    }
+    return sum / (s->count[group] - (double)listed);
+}
+
+static void add_summary(const fga_attend_op *op, query_sum *s, int64_t group, int64_t at, int64_t listed)
+{
+    double w = exp(summary_logit(op, s->q, group, at, listed) - s->max);
+    const float *sum_v = op->summaries->sum_v + group * op->head_dim;
+    s->sum += w * (op->summaries->count[group] - (double)listed);
+    for (int32_t d = 0; d < op->head_dim; d++) {
+        s->weighted[d] += w * sum_v[d];
+    }
+    for (int64_t i = at; i < at + listed; i++) {
+        add_values(op, s, op->keys[i], -w);
+    }
+}
+
+/* Once for the largest logit of the summaries, once (`adding`) for their sums. */
+static void attend_summaries(const fga_attend_op *op, query_sum *s, bool adding)
+{
+    int64_t at = 0, groups = op->summaries != NULL ? op->summaries->groups : 0;
+    for (int64_t group = 0; group < groups; group++) {
+        int64_t listed = fga_group_listed(op, group, at);
+        if (op->summaries->count[group] > (float)listed) {
+            if (adding) {
+                add_summary(op, s, group, at, listed);
+            } else {
+                s->max = fmax(s->max, summary_logit(op, s->q, group, at, listed));
+            }
+            s->any = true;
+        }
+        at += listed;
+    }
+}
+
+static void attend_row(const fga_attend_op *op, int32_t row)
+{
+    /* The floor keeps a row whose logits are all -inf free of inf - inf: its sum is 0, so O is NaN as 0/0 says. */
+    query_sum s = {.max = -DBL_MAX, .any = op->key_count > 0};
+    float o[MAX_HEAD_DIM];
+    fga_to_f32(s.q, row_of(op->q, row, op->q_stride, op->dtype), op->dtype, op->head_dim);
+    for (int64_t i = 0; i < op->key_count; i++) {
+        s.max = fmax(s.max, logit(op, s.q, op->keys[i]));
+    }
+    attend_summaries(op, &s, false);
+    for (int64_t i = 0; i < op->key_count; i++) {
+        double p = exp(logit(op, s.q, op->keys[i]) - s.max);
+        s.sum += p;
+        add_values(op, &s, op->keys[i], p);
+    }
+    attend_summaries(op, &s, true);
+    for (int32_t d = 0; d < op->head_dim; d++) {
+        o[d] = s.any ? (float)(s.weighted[d] / s.sum) : 0.0f;
+    }
+    fga_from_f32((void *)row_of(op->o, row, op->o_stride, op->dtype), op->dtype, o, op->head_dim);
+    if (op->lse != NULL) {
+        op->lse[row] = s.any ? (float)(s.max + log(s.sum)) : -INFINITY;
+    }
+}
+
+void fga_attend_ref(const fga_attend_op *op)
 {
     for (int32_t row = 0; row < op->rows; row++) {
         attend_row(op, row);
@@ -90,6 +148,23 @@ static void pool_ref(const fga_pool_op *op)
         double inverse = end > op->begin[i] ? 1.0 / (double)(end - op->begin[i]) : 0.0;
         for (int32_t d = 0; d < op->head_dim; d++) {
             op->mean[i * op->head_dim + d] = (float)(sum[d] * inverse);
+        }
+    }
+}
+
+static void sums_ref(const fga_sums_op *op)
+{
+    for (int64_t i = 0; i < op->count; i++) {
+        double sum[MAX_HEAD_DIM] = {0};
+        for (int32_t n = op->begin[i]; n < op->begin[i + 1]; n++) {
+            float x[MAX_HEAD_DIM];
+            fga_to_f32(x, row_of(op->x, op->rows[n], op->x_stride, op->dtype), op->dtype, op->head_dim);
+            for (int32_t d = 0; d < op->head_dim; d++) {
+                sum[d] += x[d];
+            }
+        }
+        for (int32_t d = 0; d < op->head_dim; d++) {
+            op->sum[i * op->head_dim + d] = (float)sum[d];
         }
     }
 }
@@ -130,12 +205,13 @@ void fga_overlay_ref(fga_ops *ops)
 {
     ops->name = "c";
     for (int dtype = FGA_F32; dtype <= FGA_BF16; dtype++) {
-        ops->attend[dtype] = attend_ref;
+        ops->attend[dtype] = fga_attend_ref;
         ops->attend_variant[dtype] = "c";
         ops->attend_scratch[dtype] = attend_scratch_ref;
         ops->block_rows[dtype] = 64;
     }
     ops->max_rows = MAX_ROWS;
     ops->pool = pool_ref;
+    ops->sums = sums_ref;
     ops->mass = mass_ref;
 }

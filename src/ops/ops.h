@@ -10,6 +10,17 @@
 
 /* ---- attend: one query block of one head over its kept keys -------------------------------------------------- */
 
+/* What stands for the keys that are not listed: sums over groups of `group` consecutive keys of the sequence. Group G
+ * takes part with one summary if n_r > 0, n_r = count[G] - listed keys of G:
+ *   logit m = ((q . sum_k[G]) * scale + sum_bias[G] - sum of the listed keys' logits) / n_r, weight w = exp(m),
+ *   mass n_r * w, and w * (sum_v[G] - sum of the listed keys' values) is added to the output's sum. */
+typedef struct fga_summaries {
+    const float *sum_k, *sum_v;    /* [groups][head_dim] */
+    const float *sum_bias, *count; /* [groups] */
+    int64_t groups;
+    int32_t group;
+} fga_summaries;
+
 typedef struct fga_attend_op {
     const void *q; /* [rows][head_dim], row stride below */
     const void *k; /* [*][head_dim]: only rows named in keys are read */
@@ -19,13 +30,24 @@ typedef struct fga_attend_op {
     const float *bias;    /* one per key of the sequence, indexed by keys[i]; NULL = 0. Never -inf for a listed key */
     const uint32_t *keys; /* [key_count] rising key indices */
     int64_t q_stride, k_stride, v_stride, o_stride; /* elements */
-    int64_t key_count;                              /* 0: O = 0, L = -inf */
+    int64_t key_count;                              /* 0 without summaries: O = 0, L = -inf */
+    const fga_summaries *summaries;                 /* NULL: keys that are not listed are dropped */
     int32_t rows;                                   /* 1 ... the variant's max rows */
     int32_t head_dim;                               /* multiple of 8, 8 ... 256 */
     fga_dtype dtype;                                /* of q, k, v, o */
     float scale;
     void *scratch; /* attend_scratch(...) bytes, 64-byte aligned, private to the calling thread */
 } fga_attend_op;
+
+/* How many of the listed keys from keys[at] on come before the end of group `group`. */
+static inline int64_t fga_group_listed(const fga_attend_op *op, int64_t group, int64_t at)
+{
+    int64_t n = 0, end = (group + 1) * op->summaries->group;
+    while (at + n < op->key_count && op->keys[at + n] < end) {
+        n++;
+    }
+    return n;
+}
 
 typedef void (*fga_attend_fn)(const fga_attend_op *op);
 /* Scratch bytes one thread needs for blocks of up to `rows` rows. */
@@ -45,6 +67,21 @@ typedef struct fga_pool_op {
 } fga_pool_op;
 
 typedef void (*fga_pool_fn)(const fga_pool_op *op);
+
+/* ---- sums: of listed rows, group by group ------------------------------------------------------------------------ */
+
+typedef struct fga_sums_op {
+    const void *x;        /* [*][head_dim]: only rows named in rows are read */
+    int64_t x_stride;     /* elements */
+    const uint32_t *rows; /* sum i covers rows[begin[i]] ... rows[begin[i+1] - 1]; of none: 0 */
+    const int32_t *begin; /* [count+1] */
+    float *sum;           /* [count][head_dim] */
+    int64_t count;
+    int32_t head_dim;
+    fga_dtype dtype;
+} fga_sums_op;
+
+typedef void (*fga_sums_fn)(const fga_sums_op *op);
 
 /* ---- mass: P = softmax_J(z), then the weighted sum over a block's query sub-tiles and a tile's key sub-tiles ---- */
 
@@ -73,6 +110,7 @@ typedef struct fga_ops {
     int32_t max_rows;      /* the largest block_m any of the above takes: 192 */
     int32_t block_rows[3]; /* the block each dense attend likes best */
     fga_pool_fn pool;
+    fga_sums_fn sums;
     fga_mass_fn mass;
 } fga_ops;
 

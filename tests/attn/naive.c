@@ -197,50 +197,104 @@ void naive_select(const naive_problem *p, const float *scores, double density, u
 
 /* ---- attend --------------------------------------------------------------------------------------- */
 
-static void attend_query(const naive_problem *p, const naive_attention *a, int64_t b, int64_t h, int64_t i)
+/* The logits and values that one query sees: its own, or those that a summary puts in their place. */
+typedef struct seen_keys {
+    double *logit, *value; /* [keys], [keys][d]; logit -inf: not attended to */
+    bool *rest;            /* [keys]: not kept, but summarised */
+} seen_keys;
+
+static bool has_valid_query(const naive_problem *p, int64_t block)
+{
+    for (int64_t i = block * p->m; i < (block + 1) * p->m && i < length(&p->query); i++) {
+        if (naive_is_valid(&p->query, i)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void see_keys(const naive_problem *p, const naive_attention *a, int64_t b, int64_t h, int64_t i, seen_keys *s)
 {
     int64_t d = p->head_dim, keys = length(&p->key), kv = b * p->kv_heads + h / (p->query_heads / p->kv_heads);
     int64_t row = (b * p->query_heads + h) * length(&p->query) + i;
-    double *s = calloc((size_t)keys + 1, sizeof *s), largest = -INFINITY, sum = 0;
     for (int64_t j = 0; j < keys; j++) {
         double bias = a->bias != NULL ? a->bias[kv * keys + j] : 0;
-        s[j] = -INFINITY;
-        if ((a->pair == NULL || a->pair(a->arg, b, h, i, j)) && bias != -INFINITY) {
-            s[j] = 0;
-            for (int64_t c = 0; c < d; c++) {
-                s[j] += (double)a->q[row * d + c] * (double)a->k[(kv * keys + j) * d + c];
-            }
-            s[j] = s[j] / sqrt((double)d) + bias;
+        bool kept = (a->pair == NULL || a->pair(a->arg, b, h, i, j)) && bias != -INFINITY;
+        s->rest[j] =
+            !kept && a->group > 0 && naive_is_valid(&p->key, j) && bias != -INFINITY && has_valid_query(p, i / p->m);
+        s->logit[j] = kept || s->rest[j] ? bias : -INFINITY;
+        for (int64_t c = 0; c < d && (kept || s->rest[j]); c++) {
+            s->logit[j] += (double)a->q[row * d + c] * (double)a->k[(kv * keys + j) * d + c] / sqrt((double)d);
+            s->value[j * d + c] = (double)a->v[(kv * keys + j) * d + c];
         }
-        largest = fmax(largest, s[j]);
+    }
+}
+
+/* Every key that is not kept takes the mean logit and the mean value of those of its group that are not kept. */
+static void summarise(const naive_problem *p, int64_t group, seen_keys *s)
+{
+    int64_t d = p->head_dim, keys = length(&p->key);
+    for (int64_t first = 0; first < keys; first += group) {
+        double logit = 0, value[256] = {0}, n = 0;
+        for (int64_t j = first; j < first + group && j < keys; j++) {
+            n += s->rest[j];
+            logit += s->rest[j] ? s->logit[j] : 0;
+            for (int64_t c = 0; c < d && s->rest[j]; c++) {
+                value[c] += s->value[j * d + c];
+            }
+        }
+        for (int64_t j = first; j < first + group && j < keys; j++) {
+            for (int64_t c = 0; c < d && s->rest[j]; c++) {
+                s->value[j * d + c] = value[c] / n;
+            }
+            s->logit[j] = s->rest[j] ? logit / n : s->logit[j];
+        }
+    }
+}
+
+static void attend_query(const naive_problem *p, const naive_attention *a, seen_keys *s, int64_t row)
+{
+    int64_t d = p->head_dim, keys = length(&p->key);
+    double largest = -INFINITY, sum = 0;
+    for (int64_t j = 0; j < keys; j++) {
+        largest = fmax(largest, s->logit[j]);
     }
     for (int64_t c = 0; c < d; c++) {
         a->o[row * d + c] = 0;
     }
     a->lse[row] = -INFINITY;
     for (int64_t j = 0; j < keys; j++) {
-        sum += s[j] != -INFINITY ? exp(s[j] - largest) : 0;
+        sum += s->logit[j] != -INFINITY ? exp(s->logit[j] - largest) : 0;
     }
     for (int64_t j = 0; j < keys && sum > 0; j++) {
-        for (int64_t c = 0; c < d && s[j] != -INFINITY; c++) {
-            a->o[row * d + c] += exp(s[j] - largest) / sum * (double)a->v[(kv * keys + j) * d + c];
+        for (int64_t c = 0; c < d && s->logit[j] != -INFINITY; c++) {
+            a->o[row * d + c] += exp(s->logit[j] - largest) / sum * s->value[j * d + c];
         }
     }
     if (sum > 0) {
         a->lse[row] = largest + log(sum);
     }
-    free(s);
 }
 
 void naive_attend(const naive_problem *p, const naive_attention *a)
 {
+    int64_t keys = length(&p->key);
+    seen_keys s = {calloc((size_t)keys + 1, sizeof(double)), calloc((size_t)(keys * p->head_dim) + 1, sizeof(double)),
+                   calloc((size_t)keys + 1, sizeof(bool))};
     for (int64_t b = 0; b < p->batch; b++) {
         for (int64_t h = 0; h < p->query_heads; h++) {
             for (int64_t i = 0; i < length(&p->query); i++) {
-                attend_query(p, a, b, h, i);
+                see_keys(p, a, b, h, i, &s);
+                if (a->group > 0) {
+                    summarise(p, a->group, &s);
+                }
+                attend_query(p, a, &s, (b * p->query_heads + h) * length(&p->query) + i);
             }
         }
     }
+    free(s.logit);
+    free(s.value);
+    free(s.rest);
 }
 
 bool naive_mask_pair(const void *arg, int64_t b, int64_t h, int64_t i, int64_t j)

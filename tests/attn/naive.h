@@ -32,6 +32,7 @@ typedef struct naive_attention {
     naive_pair pair;   /* NULL: every key */
     const void *arg;
     double *o, *lse;
+    int64_t group; /* 0: keys that are not kept are dropped; else one summary stands for those of so many keys */
 } naive_attention;
 void naive_attend(const naive_problem *p, const naive_attention *a);
 

@@ -1,7 +1,5 @@
 /* The attention driver on every kernel family this machine runs: shapes, layouts, masks, bias, padding. */
-#include "naive.h"
-
-#include "base/half.h"
+#include "sample.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -10,195 +8,6 @@
 #include <string.h>
 
 #include <cmocka.h>
-
-/* One attention with everything that describes it. */
-typedef struct sample {
-    naive_problem p;
-    fga_dtype dtype;
-    bool masked, bshd;
-    int64_t mask_batch, mask_heads, queries, keys, q_count, k_count;
-    float *q, *k, *v, *bias;
-    uint8_t *keep;
-    double *o, *lse; /* the naive answer */
-} sample;
-
-static sample make_sample(naive_random *random, int64_t most)
-{
-    sample s = {.p = naive_random_problem(random, most)};
-    const naive_problem *p = &s.p;
-    s.dtype = (fga_dtype)naive_between(random, 0, 2);
-    s.masked = naive_between(random, 0, 3) > 0;
-    s.bshd = naive_between(random, 0, 1) == 0;
-    s.mask_batch = naive_between(random, 0, 1) == 0 ? 1 : p->batch;
-    s.mask_heads = naive_between(random, 0, 1) == 0 ? 1 : p->query_heads;
-    s.queries = fga_sequence_length(&p->query);
-    s.keys = fga_sequence_length(&p->key);
-    s.q_count = p->batch * p->query_heads * s.queries * p->head_dim;
-    s.k_count = p->batch * p->kv_heads * s.keys * p->head_dim;
-    s.q = naive_values(random, s.q_count, s.dtype, 1.5f);
-    s.k = naive_values(random, s.k_count, s.dtype, 1);
-    s.v = naive_values(random, s.k_count, s.dtype, 1);
-    if (naive_between(random, 0, 1) == 0) {
-        s.bias = naive_values(random, p->batch * p->kv_heads * s.keys, FGA_F32, 1);
-        for (int64_t j = 0; j < p->batch * p->kv_heads * s.keys; j++) {
-            s.bias[j] = naive_between(random, 0, 4) == 0 ? -INFINITY : s.bias[j];
-        }
-    }
-    int64_t cells = s.mask_batch * s.mask_heads * naive_blocks(p) * naive_tiles(p), in_8 = naive_between(random, 0, 8);
-    s.keep = calloc((size_t)cells + 1, 1);
-    for (int64_t i = 0; i < cells; i++) {
-        s.keep[i] = naive_between(random, 0, 7) < in_8;
-    }
-    s.o = calloc((size_t)s.q_count, sizeof *s.o);
-    s.lse = calloc((size_t)(s.q_count / p->head_dim), sizeof *s.lse);
-    naive_mask mask = {p, s.keep, s.mask_batch, s.mask_heads};
-    naive_attention a = {s.q, s.k, s.v, s.bias, s.masked ? naive_mask_pair : NULL, &mask, s.o, s.lse};
-    naive_attend(p, &a);
-    return s;
-}
-
-static void free_sample(sample *s)
-{
-    free(s->q);
-    free(s->k);
-    free(s->v);
-    free(s->bias);
-    free(s->keep);
-    free(s->o);
-    free(s->lse);
-}
-
-/* [b][h][s][d] f32 to dtype in a buffer of the wanted layout. */
-static void *lay_out(const float *values, fga_dtype dtype, const fga_tensor *t)
-{
-    int64_t count = t->extent[0] * t->extent[1] * t->extent[2] * t->extent[3], size = (int64_t)fga_dtype_size(dtype);
-    char *plain = naive_cast(values, count, dtype), *out = malloc((size_t)(count * size) + 1);
-    for (int64_t i = 0; i < count; i += t->extent[3]) {
-        int64_t token = i / t->extent[3], s = token % t->extent[2], h = token / t->extent[2] % t->extent[1];
-        int64_t b = token / t->extent[2] / t->extent[1];
-        memcpy(out + (b * t->stride[0] + h * t->stride[1] + s * t->stride[2]) * size, plain + i * size,
-               (size_t)(t->extent[3] * size));
-    }
-    free(plain);
-    return out;
-}
-
-static fga_tensor tensor(const sample *s, int64_t heads, int64_t tokens)
-{
-    return s->bshd ? fga_tensor_bshd(NULL, s->dtype, s->p.batch, tokens, heads, s->p.head_dim)
-                   : fga_tensor_bhsd(NULL, s->dtype, s->p.batch, heads, tokens, s->p.head_dim);
-}
-
-static fga_attend_desc describe(const sample *s)
-{
-    fga_attend_desc d = fga_attend_desc_default();
-    d.batch = s->p.batch;
-    d.query_heads = s->p.query_heads;
-    d.kv_heads = s->p.kv_heads;
-    d.query_len = s->queries;
-    d.key_len = s->keys;
-    d.head_dim = s->p.head_dim;
-    d.dtype = s->dtype;
-    d.block_m = s->masked ? s->p.m : 0;
-    d.tile_n = s->masked ? s->p.n : 0;
-    return d;
-}
-
-static fga_mask *make_mask(fga_context *ctx, const sample *s, bool compressed)
-{
-    fga_mask_desc m = fga_mask_desc_default();
-    fga_mask *mask;
-    m.batch = s->mask_batch;
-    m.heads = s->mask_heads;
-    m.block_m = s->p.m;
-    m.tile_n = s->p.n;
-    m.query = s->p.query;
-    m.key = s->p.key;
-    assert_int_equal(fga_mask_from_bool(ctx, &m, s->keep, &mask), FGA_OK);
-    if (compressed) {
-        assert_int_equal(fga_mask_compress(ctx, mask), FGA_OK);
-    }
-    return mask;
-}
-
-typedef struct answer {
-    void *o;
-    float *lse;
-    size_t bytes;
-} answer;
-
-/* Buffers are poisoned, and a guard follows the workspace. */
-static answer attend(fga_context *ctx, const sample *s, bool compressed)
-{
-    fga_attend_desc d = describe(s);
-    fga_attend_plan *plan;
-    fga_attend_args a = fga_attend_args_default();
-    fga_mask *mask = s->masked ? make_mask(ctx, s, compressed) : NULL;
-    assert_int_equal(fga_attend_plan_create(ctx, &d, &plan), FGA_OK);
-    size_t bytes = fga_attend_plan_workspace(plan);
-    char *workspace = aligned_alloc(64, (bytes + 127) / 64 * 64);
-    memset(workspace, 0xee, (bytes + 127) / 64 * 64);
-    a.q = a.o = tensor(s, s->p.query_heads, s->queries);
-    a.k = a.v = tensor(s, s->p.kv_heads, s->keys);
-    answer out = {.bytes = (size_t)s->q_count * fga_dtype_size(s->dtype)};
-    out.o = malloc(out.bytes);
-    out.lse = malloc((size_t)(s->q_count / s->p.head_dim) * sizeof(float));
-    memset(out.o, 0xff, out.bytes); /* NaN in every dtype */
-    memset(out.lse, 0xff, (size_t)(s->q_count / s->p.head_dim) * sizeof(float));
-    a.q.data = lay_out(s->q, s->dtype, &a.q);
-    a.k.data = lay_out(s->k, s->dtype, &a.k);
-    a.v.data = lay_out(s->v, s->dtype, &a.v);
-    a.o.data = out.o;
-    a.lse = out.lse;
-    a.mask = mask;
-    a.key_bias = s->bias;
-    a.bias_batch_stride = s->p.kv_heads * s->keys;
-    a.bias_head_stride = s->keys;
-    assert_int_equal(fga_attend_run(plan, &a, workspace, NULL), FGA_OK);
-    for (size_t i = bytes; i < bytes + 63 - (bytes + 63) % 64; i++) {
-        assert_int_equal((uint8_t)workspace[i], 0xee);
-    }
-    free(a.q.data);
-    free(a.k.data);
-    free(a.v.data);
-    free(workspace);
-    fga_attend_plan_destroy(&plan);
-    fga_mask_release(&mask);
-    return out;
-}
-
-static void free_answer(answer *a)
-{
-    free(a->o);
-    free(a->lse);
-}
-
-/* Rounding: the output's last bit, and for 16-bit families the weights' too (they are rounded before P V). */
-static double tolerance(fga_dtype dtype)
-{
-    return dtype == FGA_F32 ? 2e-5 : dtype == FGA_F16 ? 4e-3 : 3e-2;
-}
-
-static void check(const sample *s, const answer *got)
-{
-    fga_tensor t = tensor(s, s->p.query_heads, s->queries);
-    int64_t d = s->p.head_dim;
-    for (int64_t row = 0; row < s->q_count / d; row++) {
-        int64_t i = row % s->queries, h = row / s->queries % s->p.query_heads;
-        int64_t b = row / s->queries / s->p.query_heads;
-        int64_t at = b * t.stride[0] + h * t.stride[1] + i * t.stride[2];
-        float o[256];
-        fga_to_f32(o, (char *)got->o + at * (int64_t)fga_dtype_size(s->dtype), s->dtype, d);
-        for (int64_t c = 0; c < d; c++) {
-            assert_true(fabs(o[c] - s->o[row * d + c]) <= tolerance(s->dtype) * (1 + fabs(s->o[row * d + c])));
-        }
-        if (s->lse[row] == -INFINITY) {
-            assert_true(got->lse[row] == -INFINITY);
-        } else {
-            assert_true(fabs(got->lse[row] - s->lse[row]) <= 1e-4 * (1 + fabs(s->lse[row])));
-        }
-    }
-}
 
 static void equals_the_naive_attention(void **state)
 {
@@ -210,11 +19,11 @@ static void equals_the_naive_attention(void **state)
         fga_context *ctx = naive_context(2, fga_variant_name(v));
         naive_random random = {11};
         for (int round = 0; round < 40; round++) {
-            sample s = make_sample(&random, round % 8 == 0 ? 260 : 90);
-            answer got = attend(ctx, &s, false);
-            check(&s, &got);
-            free_answer(&got);
-            free_sample(&s);
+            sample s = sample_make(&random, round % 8 == 0 ? 260 : 90);
+            answer got = sample_attend(ctx, &s, false);
+            sample_check(&s, &got);
+            answer_free(&got);
+            sample_free(&s);
         }
         fga_context_destroy(&ctx);
     }
@@ -225,22 +34,22 @@ static void threads_and_storage_change_no_byte(void **state)
     (void)state;
     naive_random random = {12};
     for (int round = 0; round < 12; round++) {
-        sample s = make_sample(&random, 200);
+        sample s = sample_make(&random, 200);
         answer first = {0};
         for (int threads = 1; threads <= 4; threads++) {
             fga_context *ctx = naive_context(threads, NULL);
-            answer got = attend(ctx, &s, threads % 2 == 0);
+            answer got = sample_attend(ctx, &s, threads % 2 == 0);
             if (threads == 1) {
                 first = got;
             } else {
                 assert_memory_equal(got.o, first.o, got.bytes);
                 assert_memory_equal(got.lse, first.lse, (size_t)(s.q_count / s.p.head_dim) * sizeof(float));
-                free_answer(&got);
+                answer_free(&got);
             }
             fga_context_destroy(&ctx);
         }
-        free_answer(&first);
-        free_sample(&s);
+        answer_free(&first);
+        sample_free(&s);
     }
 }
 
@@ -251,20 +60,22 @@ static void everything_kept_is_dense(void **state)
     fga_context *ctx = naive_context(2, NULL);
     naive_random random = {13};
     for (int round = 0; round < 20; round++) {
-        sample s = make_sample(&random, 150);
+        sample s = sample_make(&random, 150);
         s.p.query = fga_sequence_video(s.queries);
         s.p.key = fga_sequence_video(s.keys);
         memset(s.keep, 1, (size_t)(s.mask_batch * s.mask_heads * naive_blocks(&s.p) * naive_tiles(&s.p)));
-        naive_attend(&s.p, &(naive_attention){s.q, s.k, s.v, s.bias, NULL, NULL, s.o, s.lse});
-        s.masked = true;
-        answer sparse = attend(ctx, &s, round % 2 == 0);
-        check(&s, &sparse);
         s.masked = false;
-        answer dense = attend(ctx, &s, false);
-        check(&s, &dense);
-        free_answer(&sparse);
-        free_answer(&dense);
-        free_sample(&s);
+        sample_answer(&s);
+        s.masked = true;
+        answer sparse = sample_attend(ctx, &s, round % 2 == 0);
+        sample_check(&s, &sparse);
+        s.masked = false;
+        s.group = 0;
+        answer dense = sample_attend(ctx, &s, false);
+        sample_check(&s, &dense);
+        answer_free(&sparse);
+        answer_free(&dense);
+        sample_free(&s);
     }
     fga_context_destroy(&ctx);
 }
@@ -280,10 +91,11 @@ static void unkept_rows_are_never_read(void **state)
         fga_context *ctx = naive_context(2, fga_variant_name(v));
         naive_random random = {14};
         for (int round = 0; round < 12; round++) {
-            sample s = make_sample(&random, 120);
+            sample s = sample_make(&random, 120);
             s.masked = true;
+            s.group = 0;
             naive_mask mask = {&s.p, s.keep, s.mask_batch, s.mask_heads};
-            naive_attend(&s.p, &(naive_attention){s.q, s.k, s.v, s.bias, naive_mask_pair, &mask, s.o, s.lse});
+            sample_answer(&s);
             int64_t group = s.p.query_heads / s.p.kv_heads;
             for (int64_t kv = 0; kv < s.p.batch * s.p.kv_heads; kv++) {
                 for (int64_t j = 0; j < s.keys; j++) {
@@ -298,10 +110,10 @@ static void unkept_rows_are_never_read(void **state)
                     }
                 }
             }
-            answer got = attend(ctx, &s, false);
-            check(&s, &got);
-            free_answer(&got);
-            free_sample(&s);
+            answer got = sample_attend(ctx, &s, false);
+            sample_check(&s, &got);
+            answer_free(&got);
+            sample_free(&s);
         }
         fga_context_destroy(&ctx);
     }
@@ -312,25 +124,26 @@ static void bias_broadcasts(void **state)
     (void)state;
     fga_context *ctx = naive_context(2, NULL);
     naive_random random = {15};
-    sample s = make_sample(&random, 60);
+    sample s = sample_make(&random, 60);
+    s.group = 0;
     free(s.bias);
     s.bias = calloc((size_t)(s.p.batch * s.p.kv_heads * s.keys), sizeof *s.bias);
     for (int64_t j = 0; j < s.p.batch * s.p.kv_heads * s.keys; j++) {
         s.bias[j] = j % s.keys == 3 ? logf(17) : j % s.keys % 5 == 0 ? -INFINITY : 0;
     }
-    answer whole = attend(ctx, &s, false);
+    answer whole = sample_attend(ctx, &s, false);
     int64_t kv_heads = s.p.kv_heads, keys = s.keys;
-    fga_attend_desc d = describe(&s);
+    fga_attend_desc d = sample_describe(&s);
     fga_attend_plan *plan;
     assert_int_equal(fga_attend_plan_create(ctx, &d, &plan), FGA_OK);
     fga_attend_args a = fga_attend_args_default();
-    fga_mask *mask = s.masked ? make_mask(ctx, &s, false) : NULL;
+    fga_mask *mask = s.masked ? sample_mask(ctx, &s, false) : NULL;
     void *workspace = aligned_alloc(64, fga_attend_plan_workspace(plan) + 64 - fga_attend_plan_workspace(plan) % 64);
-    a.q = a.o = tensor(&s, s.p.query_heads, s.queries);
-    a.k = a.v = tensor(&s, kv_heads, keys);
-    a.q.data = lay_out(s.q, s.dtype, &a.q);
-    a.k.data = lay_out(s.k, s.dtype, &a.k);
-    a.v.data = lay_out(s.v, s.dtype, &a.v);
+    a.q = a.o = sample_tensor(&s, s.p.query_heads, s.queries);
+    a.k = a.v = sample_tensor(&s, kv_heads, keys);
+    a.q.data = sample_lay_out(s.q, s.dtype, &a.q);
+    a.k.data = sample_lay_out(s.k, s.dtype, &a.k);
+    a.v.data = sample_lay_out(s.v, s.dtype, &a.v);
     a.o.data = malloc(whole.bytes);
     a.mask = mask;
     a.key_bias = s.bias; /* strides 0 */
@@ -343,8 +156,8 @@ static void bias_broadcasts(void **state)
     free(workspace);
     fga_mask_release(&mask);
     fga_attend_plan_destroy(&plan);
-    free_answer(&whole);
-    free_sample(&s);
+    answer_free(&whole);
+    sample_free(&s);
     fga_context_destroy(&ctx);
 }
 

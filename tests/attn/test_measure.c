@@ -57,14 +57,15 @@ static sample make(naive_random *random, int64_t most)
 static void answer_naively(sample *s)
 {
     s->mask.p = &s->p;
-    naive_attend(&s->p, &(naive_attention){s->q, s->k, s->v, s->bias, valid_key, &s->p, s->dense_o, s->dense_lse});
+    naive_attend(&s->p, &(naive_attention){s->q, s->k, s->v, s->bias, valid_key, &s->p, s->dense_o, s->dense_lse, 0});
     naive_attend(&s->p,
-                 &(naive_attention){s->q, s->k, s->v, s->bias, naive_mask_pair, &s->mask, s->kept_o, s->kept_lse});
+                 &(naive_attention){s->q, s->k, s->v, s->bias, naive_mask_pair, &s->mask, s->kept_o, s->kept_lse, 0});
 }
 
 static void free_sample(sample *s)
 {
-    void *all[] = {s->q, s->k, s->v, s->o, s->lse, s->bias, s->keep, s->dense_o, s->dense_lse, s->kept_o, s->kept_lse};
+    void *all[] = {s->q,    s->k,       s->v,         s->o,      s->lse,      s->bias,
+                   s->keep, s->dense_o, s->dense_lse, s->kept_o, s->kept_lse, 0};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         free(all[i]);
     }

@@ -164,7 +164,7 @@ static void check_output(const model *m, const uint8_t *keep)
 {
     double *o = malloc((size_t)m->q_count * sizeof *o), *lse = malloc((size_t)m->q_count * sizeof *lse);
     naive_mask mask = {&m->p, keep, m->p.batch, m->p.query_heads};
-    naive_attention a = {m->q, m->k, m->v, NULL, naive_mask_pair, &mask, o, lse};
+    naive_attention a = {m->q, m->k, m->v, NULL, naive_mask_pair, &mask, o, lse, 0};
     if (keep == NULL) {
         a.pair = valid_key;
         a.arg = m;
