@@ -23,6 +23,7 @@ struct fga_session {
     fga_refresh_plan refresh;
     fga_head_setting *heads; /* [batch*query_heads] */
     fga_meter meter;
+    fga_head_quality *quality;                       /* [batch*query_heads] */
     size_t attend_bytes, lse_bytes, workspace_bytes; /* workspace: attend or score, lse, measure */
     slot *slots;                                     /* [layers][branches] */
     fga_session_report report;
@@ -122,7 +123,8 @@ static fga_status make_masks(fga_session *s)
         s->slots[i] = (slot){NULL, -1};
     }
     s->heads = fga_alloc(s->ctx, (size_t)(s->desc.batch * s->desc.query_heads) * sizeof *s->heads);
-    if (s->heads == NULL) {
+    s->quality = fga_alloc(s->ctx, (size_t)(s->desc.batch * s->desc.query_heads) * sizeof *s->quality);
+    if (s->heads == NULL || s->quality == NULL) {
         return fga_context_fail(s->ctx, FGA_ERR_MEMORY, "no memory for a session");
     }
     for (int64_t i = 0; s->sparse && i < count; i++) {
@@ -172,6 +174,7 @@ void fga_session_destroy(fga_session **handle)
     }
     fga_free(s->ctx, s->slots);
     fga_free(s->ctx, s->heads);
+    fga_free(s->ctx, s->quality);
     fga_free(s->ctx, s);
     *handle = NULL;
 }
@@ -275,11 +278,17 @@ static fga_status measure(const call *c, const fga_attend_args *attend)
 {
     fga_session *s = c->session;
     fga_session_report *report = &s->report;
-    fga_measure_args args = fga_measure_args_default();
-    args.attend = *attend;
+    char *workspace = c->workspace + s->attend_bytes + s->lse_bytes;
     fga_quality q;
     double start = now();
-    FGA_TRY(fga_meter_run(&s->meter, &args, &s->desc.sequence, c->workspace + s->attend_bytes + s->lse_bytes, &q));
+    FGA_TRY(fga_meter_twin(&s->meter, attend, &s->desc.sequence, workspace));
+    FGA_TRY(fga_meter_judge(&s->meter, &(fga_judge_call){.args = attend,
+                                                         .attended = true,
+                                                         .recall = true,
+                                                         .error = true,
+                                                         .heads = s->quality,
+                                                         .workspace = workspace}));
+    fga_meter_summarise(&s->meter, s->quality, workspace, &q);
     bool first = report->measured_calls++ == 0;
     s->recall_sum += q.recall;
     s->p05_sum += q.recall_p05;
@@ -302,7 +311,11 @@ static fga_status attend(const call *c, const fga_mask *mask, fga_step_kind kind
     args.lse = measured ? (float *)(c->workspace + s->attend_bytes) : NULL;
     double start = now();
     FGA_TRY(fga_attend_execute(mask != NULL ? &s->sparse_plan : &s->dense_plan,
-                               &(fga_attend_call){&args, &s->desc.sequence, &s->desc.sequence, c->workspace, &pairs}));
+                               &(fga_attend_call){.args = &args,
+                                                  .query = &s->desc.sequence,
+                                                  .key = &s->desc.sequence,
+                                                  .workspace = c->workspace,
+                                                  .pairs = &pairs}));
     report->attend_s += now() - start;
     report->pairs_total += pairs.all;
     report->pairs_kept += pairs.kept;
