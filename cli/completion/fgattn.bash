@@ -4,12 +4,19 @@ _fgattn() {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]:-} words
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W "generate compare verify doctor help --help --version" -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W "generate compare verify doctor bench help --help --version" -- "$word")
         return
     fi
     case $before in
     --sampler) words="unipc euler" ;;
-    --dtype) words="auto f32 bf16" ;;
+    --dtype)
+        words="auto f32 bf16"
+        [[ $verb == bench ]] && words="f32 f16 bf16"
+        ;;
+    --pattern) words="random runs blocks" ;;
+    --block) words="16 32 64 128 192" ;;
+    --tile) words="1 2 4 8 16 32 64 128" ;;
+    --head-dim) words="64 80 96 128 256" ;;
     --versus) words="dense" ;;
     --device) words="cpu" ;;
     --attention | -a) words="dense dfs" ;;
@@ -24,7 +31,7 @@ _fgattn() {
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         return
         ;;
-    --prompt | -p | --negative | --seed | --steps | -n | --guidance | --shift | --density | -d | --measure | --threads | -t)
+    --prompt | -p | --negative | --seed | --steps | -n | --guidance | --shift | --density | -d | --measure | --threads | -t | --seq | --heads | --rounds)
         return
         ;;
     esac
@@ -39,7 +46,11 @@ _fgattn() {
         compare) words="--summary --json --plot --side-by-side --threads --help" ;;
         verify) words="--golden --model --dtype --threads --variant --help" ;;
         doctor) words="--model --size --frames --help" ;;
-        help) words="generate compare verify doctor" ;;
+        bench)
+            words="attend --dtype --seq --heads --head-dim --block --tile --density --pattern --threads --variant
+                   --rounds --sparse-only --processor-time --json --help"
+            ;;
+        help) words="generate compare verify doctor bench" ;;
         esac
         if [[ $verb == compare && $word != -* ]]; then
             mapfile -t COMPREPLY < <(compgen -f -- "$word")
