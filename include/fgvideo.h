@@ -91,7 +91,9 @@ typedef struct fgv_request {
     fgv_sampler sampler;
     fgv_compute compute; /* of linear layers, convolutions and attention inputs */
     fga_policy policy;
-    double measure_fraction; /* fga_session_desc's; 0 = do not measure */
+    double measure_fraction;       /* fga_session_desc's; 0 = do not measure */
+    const fga_override *overrides; /* of the policy, [override_count]; fga_session_desc's */
+    int32_t override_count;
     /* Called at the start of every stage, after everything that counts in `done`, and before every layer in between.
      * Returning false stops the generation with FGA_ERR_INTERRUPTED. May be NULL. */
     bool (*on_progress)(void *user, const fgv_progress *progress);
@@ -101,8 +103,10 @@ typedef struct fgv_request {
     bool (*on_latents)(void *user, const float *latents, int channels, int t, int h, int w);
     /* Called before every self-attention; the inputs are valid during the call. Returning false stops. May be NULL. */
     bool (*on_attention)(void *user, const fgv_capture *inputs);
+    /* Told of every measured call of self-attention. May be NULL. */
+    void (*on_measure)(void *user, const fga_measured *measured);
     void *user;
-    uintptr_t reserved[6];
+    uintptr_t reserved[3];
 } fgv_request;
 
 typedef struct fgv_result {
