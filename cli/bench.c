@@ -14,20 +14,26 @@ typedef struct figure {
     const char *unit; /* for people; NULL: only in the JSON */
 } figure;
 
-enum { FIGURES = 15 };
+enum { FIGURES = 21 };
 
 /* Every measured number once, for the table and for the object. */
 static int list_figures(const cli_attend_figures *f, figure *list)
 {
     const figure all[FIGURES] = {
-        {"density", f->density, "of all pairs"},
-        {"time_s", f->time_s, "one call"},
-        {"gflops_effective", f->gflops, "kept pairs alone"},
+        {"density", f->density, "of all pairs kept"},
+        {"time_s", f->sparse.time_s, "one call"},
+        {"gflops_effective", f->sparse.gflops, "kept pairs alone"},
         {"peak_gflops", f->peak_gflops, "multiply-adds on registers alone"},
-        {"fraction_of_peak", f->of_peak, ""},
-        {"dense_time_s", f->dense_time_s, "one call"},
-        {"dense_gflops", f->dense_gflops, ""},
-        {"dense_fraction_of_peak", f->dense_of_peak, ""},
+        {"fraction_of_peak", f->sparse.of_peak, ""},
+        {"cost", f->cost, "of all pairs, summaries included"},
+        {"gflops_with_summaries", f->with_summaries.gflops, "their pairs included"},
+        {"fraction_with_summaries", f->with_summaries.of_peak, ""},
+        {"time_without_summaries_s", f->without_summaries_s, "one call, the same mask"},
+        {"speed_vs_without", f->speed_vs_without, "pairs a second, summaries' included, against none"},
+        {"remainder_fill_s", f->fill_s, "sums of keys and values, once per call"},
+        {"dense_time_s", f->dense.time_s, "one call"},
+        {"dense_gflops", f->dense.gflops, ""},
+        {"dense_fraction_of_peak", f->dense.of_peak, ""},
         {"speedup_vs_dense", f->speedup_vs_dense, "times as fast"},
         {"clock_ghz", f->ghz, "by a chain of additions"},
         {"peak_per_cycle", f->peak_per_cycle, "multiply-adds of one thread"},
@@ -44,16 +50,20 @@ static void print_table(const cli_attend_bench *b, const cli_attend_figures *f, 
 {
     figure list[FIGURES];
     int count = list_figures(f, list);
-    fprintf(file, "%s, %d head%s of %d tokens x %d, M %d, N %d, kept %s, %d thread%s\n", dtypes[b->dtype], b->heads,
+    char summaries[48] = "";
+    if (b->remainder > 0) {
+        snprintf(summaries, sizeof summaries, ", summaries of %d", b->remainder);
+    }
+    fprintf(file, "%s, %d head%s of %d tokens x %d, M %d, N %d, kept %s%s, %d thread%s\n", dtypes[b->dtype], b->heads,
             b->heads == 1 ? "" : "s", b->seq, b->head_dim, b->block, b->tile,
             b->pattern == CLI_PATTERN_RANDOM ? "at random"
             : b->pattern == CLI_PATTERN_RUNS ? "in runs"
                                              : "in blocks",
-            f->threads, f->threads == 1 ? "" : "s");
-    fprintf(file, "%-24s%s\n", "variant", f->variant);
+            summaries, f->threads, f->threads == 1 ? "" : "s");
+    fprintf(file, "%-26s%s\n", "variant", f->variant);
     for (int i = 0; i < count; i++) {
         if (isfinite(list[i].value)) {
-            fprintf(file, "%-24s%-12.6g%s\n", list[i].name, list[i].value, list[i].unit);
+            fprintf(file, "%-26s%-12.6g%s\n", list[i].name, list[i].value, list[i].unit);
         }
     }
 }
@@ -70,8 +80,8 @@ static cJSON *as_json(const cli_attend_bench *b, const cli_attend_figures *f)
     const struct {
         const char *name;
         int value;
-    } shape[] = {{"seq", b->seq},     {"heads", b->heads}, {"head_dim", b->head_dim},
-                 {"block", b->block}, {"tile", b->tile},   {"threads", f->threads}};
+    } shape[] = {{"seq", b->seq},   {"heads", b->heads},         {"head_dim", b->head_dim}, {"block", b->block},
+                 {"tile", b->tile}, {"remainder", b->remainder}, {"threads", f->threads}};
     for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++) {
         cli_json_number(object, shape[i].name, shape[i].value);
     }
@@ -132,6 +142,10 @@ int cli_bench(int argc, char **argv)
                  "16 keys on average, as after a Hilbert order;\n"
                  "blocks: aligned blocks of 64 keys",
          .choices = patterns},
+        {"remainder", 0, CLI_WHOLE, &b.remainder, "G",
+         .help = "also attend to one summary per G keys (8 ... 256) that\n"
+                 "were not all kept; also times the same mask without",
+         .low = 0, .high = 256},
         {"threads", 't', CLI_WHOLE, &b.threads, "N", .help = "default: 1", .low = 1, .high = 1024},
         {"variant", 0, CLI_TEXT, &b.variant, "NAME", .help = "force a kernel family (see `fgattn doctor`)", .low = 1},
         {"rounds", 0, CLI_WHOLE, &b.rounds, "N",

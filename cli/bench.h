@@ -20,16 +20,26 @@ typedef struct cli_attend_bench {
     bool processor_time; /* of one thread, instead of the wall's */
 } cli_attend_bench;
 
-/* Medians over rounds. What was not measured is NaN. A pair costs 4 * head_dim floating-point operations. */
+/* Of one call, or NaN where it was not timed. A pair costs 4 * head_dim floating-point operations. */
+typedef struct cli_attend_timing {
+    double time_s, gflops, of_peak;
+} cli_attend_timing;
+
+/* Medians over rounds. What was not measured is NaN. */
 typedef struct cli_attend_figures {
     char variant[16];
     int threads, rounds;
-    double density;                      /* kept / all pairs of the mask that was drawn */
-    double time_s, gflops, of_peak;      /* kept pairs alone */
+    double density;                   /* kept / all pairs of the mask that was drawn */
+    cli_attend_timing sparse, dense;  /* rates of kept pairs alone */
+    cli_attend_timing with_summaries; /* the sparse call; its rate counts summary pairs too */
+    double cost;                      /* (kept + summary pairs) / all pairs */
+    double without_summaries_s;       /* the same mask's call without a remainder */
+    double speed_vs_without;          /* rate with summaries, their pairs counted / rate without */
+    double fill_s;                    /* making the sums that summaries need */
+    double speedup_vs_dense;
     double peak_gflops, ghz;             /* of all threads together; of one, their mean */
-    double peak_per_cycle, peak_counted; /* multiply-adds per cycle and thread: measured, and the most there can be */
-    double dense_time_s, dense_gflops, dense_of_peak, speedup_vs_dense;
-    double processor_share; /* processor time / (threads * wall time): below 1 the machine was busy */
+    double peak_per_cycle, peak_counted; /* multiply-adds per cycle and thread: measured, and the most there is */
+    double processor_share;              /* processor time / (threads * wall time): below 1 the machine was busy */
 } cli_attend_figures;
 
 /* Prints and returns the exit code. */

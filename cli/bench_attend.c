@@ -10,8 +10,8 @@
 
 enum { MOST_ROUNDS = 101, PATIENCE_S = 30 };
 
-/* What is timed in every round, in this order, the peak before, between and after. */
-enum { SPARSE, DENSE, KINDS };
+/* What is timed in every round, in this order, the peak before, between and after. PLAIN: without the summaries. */
+enum { SPARSE, PLAIN, DENSE, KINDS };
 
 typedef struct attend_bench {
     const cli_attend_bench *want;
@@ -20,10 +20,13 @@ typedef struct attend_bench {
     void *data[4]; /* q, k, v, o: [heads][seq][head_dim] of dtype, laid out [seq][heads][head_dim] */
     void *workspace;
     fga_mask *mask;
+    fga_remainder remainder;
+    void *sums; /* the remainder's arrays */
+    double fill_s;
+    bool timed[KINDS];
     fga_attend_plan *plan[KINDS];
-    double work[KINDS]; /* floating-point operations of one call */
-    int calls[KINDS];   /* per timing, for it to last */
-    int kinds;
+    double pairs[KINDS]; /* of one call, summary pairs included */
+    int calls[KINDS];    /* per timing, for it to last */
 } attend_bench;
 
 /* ---- random numbers that depend on nothing but their place ------------------------------------------------------ */
@@ -172,19 +175,27 @@ static int make_data(attend_bench *b)
     return CLI_DONE;
 }
 
-static int make_plans(attend_bench *b)
+static fga_attend_desc describe(const cli_attend_bench *want, int kind)
 {
-    const cli_attend_bench *want = b->want;
     fga_attend_desc d = fga_attend_desc_default();
-    size_t bytes = 64;
     d.batch = 1;
     d.query_heads = d.kv_heads = want->heads;
     d.query_len = d.key_len = want->seq;
     d.head_dim = want->head_dim;
     d.dtype = (fga_dtype)want->dtype;
-    for (int kind = 0; kind < b->kinds; kind++) {
-        d.block_m = kind == DENSE ? 0 : want->block;
-        d.tile_n = kind == DENSE ? 0 : want->tile;
+    d.block_m = kind == DENSE ? 0 : want->block;
+    d.tile_n = kind == DENSE ? 0 : want->tile;
+    return d;
+}
+
+static int make_plans(attend_bench *b)
+{
+    size_t bytes = 64;
+    for (int kind = 0; kind < KINDS; kind++) {
+        if (!b->timed[kind]) {
+            continue;
+        }
+        fga_attend_desc d = describe(b->want, kind);
         fga_status status = fga_attend_plan_create(b->ctx, &d, &b->plan[kind]);
         if (status != FGA_OK) {
             return cli_fail_status(b->ctx, status);
@@ -196,8 +207,7 @@ static int make_plans(attend_bench *b)
     return b->workspace != NULL ? CLI_DONE : cli_fail(CLI_NO_MEMORY, "no memory for the workspace");
 }
 
-/* Calls of one kind; the time of one of them in *seconds. */
-static int time_calls(attend_bench *b, int kind, int calls, double *seconds)
+static fga_attend_args arguments(const attend_bench *b, int kind)
 {
     fga_attend_args a = fga_attend_args_default();
     fga_tensor *tensors[] = {&a.q, &a.k, &a.v, &a.o};
@@ -206,6 +216,56 @@ static int time_calls(attend_bench *b, int kind, int calls, double *seconds)
             fga_tensor_bshd(b->data[i], (fga_dtype)b->want->dtype, 1, b->want->seq, b->want->heads, b->want->head_dim);
     }
     a.mask = kind == DENSE ? NULL : b->mask;
+    a.remainder = kind == SPARSE && b->want->remainder > 0 ? &b->remainder : NULL;
+    return a;
+}
+
+static int fill_remainder(attend_bench *b)
+{
+    fga_attend_desc d = describe(b->want, SPARSE);
+    fga_attend_args a = arguments(b, PLAIN);
+    size_t bytes = 0;
+    fga_status status = fga_remainder_place(b->ctx, &d, b->want->remainder, NULL, &bytes, NULL);
+    if (status == FGA_OK) {
+        b->sums = aligned_alloc(64, (bytes + 63) / 64 * 64);
+        if (b->sums == NULL) {
+            return cli_fail(CLI_NO_MEMORY, "no memory for the sums of the remainder");
+        }
+        status = fga_remainder_place(b->ctx, &d, b->want->remainder, b->sums, &bytes, &b->remainder);
+    }
+    for (int i = 0; i < 2 && status == FGA_OK; i++) { /* the second one counts: the pages are there */
+        double start = b->clock();
+        status = fga_remainder_fill(b->ctx, &d, &a, NULL, &b->remainder);
+        b->fill_s = b->clock() - start;
+    }
+    return status == FGA_OK ? CLI_DONE : cli_fail_status(b->ctx, status);
+}
+
+/* Queries times groups that a block attends to through a summary: those it does not keep whole. */
+static double summary_pairs(const attend_bench *b)
+{
+    int64_t seq = b->want->seq, group = b->want->remainder, tile = b->want->tile;
+    int64_t groups = (seq + group - 1) / group;
+    double pairs = 0;
+    for (int64_t h = 0; h < b->want->heads; h++) {
+        for (int64_t u = 0; u < fga_mask_blocks(b->mask); u++) {
+            int64_t rows = seq - u * b->want->block, left = groups, start, end = 0;
+            rows = rows < b->want->block ? rows : b->want->block;
+            while (fga_mask_next_run(b->mask, 0, h, u, end, &start, &end)) {
+                int64_t first = (start * tile + group - 1) / group, last = end * tile / group;
+                last = end * tile >= seq ? groups : last;
+                left -= last > first ? last - first : 0;
+            }
+            pairs += (double)rows * (double)left;
+        }
+    }
+    return pairs;
+}
+
+/* Calls of one kind; the time of one of them in *seconds. */
+static int time_calls(attend_bench *b, int kind, int calls, double *seconds)
+{
+    fga_attend_args a = arguments(b, kind);
     double start = b->clock();
     for (int i = 0; i < calls; i++) {
         fga_status status = fga_attend_run(b->plan[kind], &a, b->workspace, NULL);
@@ -220,9 +280,9 @@ static int time_calls(attend_bench *b, int kind, int calls, double *seconds)
 /* One call of each kind first, to warm up and to see how many make a timing of 50 ms. */
 static int warm_up(attend_bench *b)
 {
-    for (int kind = 0; kind < b->kinds; kind++) {
+    for (int kind = 0; kind < KINDS; kind++) {
         double seconds = 0;
-        int code = time_calls(b, kind, 1, &seconds);
+        int code = b->timed[kind] ? time_calls(b, kind, 1, &seconds) : CLI_DONE;
         if (code != CLI_DONE) {
             return code;
         }
@@ -263,8 +323,8 @@ static cli_peak peak_now(const attend_bench *b, cli_peak *each)
 
 typedef struct record {
     double time[KINDS][MOST_ROUNDS], of_peak[KINDS][MOST_ROUNDS];
-    double speedup[MOST_ROUNDS], flops[MOST_ROUNDS], hertz[MOST_ROUNDS], per_cycle[MOST_ROUNDS];
-    double share[MOST_ROUNDS];
+    double speedup[MOST_ROUNDS], slowdown[MOST_ROUNDS], share[MOST_ROUNDS];
+    double flops[MOST_ROUNDS], hertz[MOST_ROUNDS], per_cycle[MOST_ROUNDS];
     int rounds;
 } record;
 
@@ -282,14 +342,22 @@ static double median(const double *x, int n)
     return 0.5 * (sorted[(n - 1) / 2] + sorted[n / 2]);
 }
 
-/* A round's figures against the peaks on both of its sides. */
+/* Pairs per second of one kind in the newest round. */
+static double pair_rate(const attend_bench *b, const record *r, int kind)
+{
+    return b->pairs[kind] / r->time[kind][r->rounds];
+}
+
+/* A round's figures against the peaks on both of their sides. */
 static int play_round(attend_bench *b, cli_peak *each, cli_peak *peak, record *r)
 {
-    int n = r->rounds;
-    r->flops[n] = r->hertz[n] = r->per_cycle[n] = 0;
+    int n = r->rounds, kinds = b->timed[SPARSE] + b->timed[PLAIN] + b->timed[DENSE];
     double wall = 0;
     clock_t used = 0;
-    for (int kind = 0; kind < b->kinds; kind++) {
+    for (int kind = 0; kind < KINDS; kind++) {
+        if (!b->timed[kind]) {
+            continue;
+        }
         cli_peak before = *peak;
         double start = cli_wall_seconds();
         clock_t used_before = clock();
@@ -301,12 +369,13 @@ static int play_round(attend_bench *b, cli_peak *each, cli_peak *peak, record *r
         wall += cli_wall_seconds() - start;
         *peak = peak_now(b, each);
         double flops = 0.5 * (before.flops + peak->flops);
-        r->of_peak[kind][n] = b->work[kind] / r->time[kind][n] / flops;
-        r->flops[n] += flops / b->kinds;
-        r->hertz[n] += 0.5 * (before.hertz + peak->hertz) / b->kinds;
-        r->per_cycle[n] += 0.5 * (before.per_cycle + peak->per_cycle) / b->kinds;
+        r->of_peak[kind][n] = 4 * b->want->head_dim * pair_rate(b, r, kind) / flops;
+        r->flops[n] += flops / kinds;
+        r->hertz[n] += 0.5 * (before.hertz + peak->hertz) / kinds;
+        r->per_cycle[n] += 0.5 * (before.per_cycle + peak->per_cycle) / kinds;
     }
-    r->speedup[n] = b->kinds > DENSE ? r->time[DENSE][n] / r->time[SPARSE][n] : NAN;
+    r->speedup[n] = r->time[DENSE][n] / r->time[SPARSE][n];
+    r->slowdown[n] = b->timed[PLAIN] ? pair_rate(b, r, SPARSE) / pair_rate(b, r, PLAIN) : NAN;
     r->share[n] = (double)used / CLOCKS_PER_SEC / wall / fga_context_threads(b->ctx);
     r->rounds++;
     return CLI_DONE;
@@ -330,33 +399,45 @@ static int play(attend_bench *b, record *r)
     return code;
 }
 
+/* One kind's medians; `pairs` of a call are what its rate counts. */
+static cli_attend_timing timing_of(const attend_bench *b, const record *r, int kind, double pairs)
+{
+    if (!b->timed[kind]) {
+        return (cli_attend_timing){NAN, NAN, NAN};
+    }
+    double seconds = median(r->time[kind], r->rounds), gflops = 4e-9 * b->want->head_dim * pairs / seconds;
+    double of_peak = pairs / b->pairs[kind] * median(r->of_peak[kind], r->rounds);
+    return (cli_attend_timing){seconds, gflops, isfinite(of_peak) ? of_peak : NAN};
+}
+
 static void summarize(const attend_bench *b, const record *r, cli_attend_figures *f)
 {
-    bool dense = b->kinds > DENSE;
-    double peak = median(r->flops, r->rounds), best = 0;
+    double peak = median(r->flops, r->rounds), best = 0, none = NAN;
     for (int i = 0; i < r->rounds; i++) {
         best = fmax(best, r->per_cycle[i]);
     }
+    bool known = peak > 0, summaries = b->timed[PLAIN];
     *f = (cli_attend_figures){.threads = fga_context_threads(b->ctx), .rounds = r->rounds};
     snprintf(f->variant, sizeof f->variant, "%s", fga_attend_plan_variant(b->plan[SPARSE]));
     f->density = fga_mask_density(b->mask);
-    f->time_s = median(r->time[SPARSE], r->rounds);
-    f->gflops = b->work[SPARSE] / f->time_s * 1e-9;
-    f->of_peak = peak > 0 ? median(r->of_peak[SPARSE], r->rounds) : NAN;
-    f->peak_gflops = peak > 0 ? peak * 1e-9 : NAN;
-    f->ghz = peak > 0 ? median(r->hertz, r->rounds) * 1e-9 : NAN;
-    f->peak_per_cycle = peak > 0 ? median(r->per_cycle, r->rounds) : NAN;
-    f->peak_counted = peak > 0 ? cli_peak_counted(best) : NAN;
-    f->dense_time_s = dense ? median(r->time[DENSE], r->rounds) : NAN;
-    f->dense_gflops = dense ? b->work[DENSE] / f->dense_time_s * 1e-9 : NAN;
-    f->dense_of_peak = dense && peak > 0 ? median(r->of_peak[DENSE], r->rounds) : NAN;
-    f->speedup_vs_dense = dense ? median(r->speedup, r->rounds) : NAN;
+    f->sparse = timing_of(b, r, SPARSE, b->pairs[PLAIN]);
+    f->dense = timing_of(b, r, DENSE, b->pairs[DENSE]);
+    f->speedup_vs_dense = b->timed[DENSE] ? median(r->speedup, r->rounds) : none;
+    f->cost = b->pairs[SPARSE] / b->pairs[DENSE];
+    f->with_summaries = summaries ? timing_of(b, r, SPARSE, b->pairs[SPARSE]) : (cli_attend_timing){none, none, none};
+    f->without_summaries_s = summaries ? median(r->time[PLAIN], r->rounds) : none;
+    f->speed_vs_without = summaries ? median(r->slowdown, r->rounds) : none;
+    f->fill_s = summaries ? b->fill_s : none;
+    f->peak_gflops = known ? peak * 1e-9 : none;
+    f->ghz = known ? median(r->hertz, r->rounds) * 1e-9 : none;
+    f->peak_per_cycle = known ? median(r->per_cycle, r->rounds) : none;
+    f->peak_counted = known ? cli_peak_counted(best) : none;
     f->processor_share = median(r->share, r->rounds);
 }
 
 int cli_bench_attend_run(const cli_attend_bench *want, cli_attend_figures *figures)
 {
-    attend_bench b = {.want = want, .kinds = want->sparse_only ? 1 : KINDS};
+    attend_bench b = {.want = want, .timed = {true, want->remainder > 0, !want->sparse_only}};
     record *r = calloc(1, sizeof *r);
     b.clock = want->processor_time ? cli_thread_seconds : cli_wall_seconds;
     int code = r != NULL ? cli_open_context(want->threads, want->variant, &b.ctx)
@@ -364,16 +445,18 @@ int cli_bench_attend_run(const cli_attend_bench *want, cli_attend_figures *figur
     code = code == CLI_DONE ? make_plans(&b) : code;
     code = code == CLI_DONE ? make_data(&b) : code;
     code = code == CLI_DONE ? draw_mask(&b) : code;
+    code = code == CLI_DONE && want->remainder > 0 ? fill_remainder(&b) : code;
     if (code == CLI_DONE) {
-        double pairs = (double)want->heads * want->seq * want->seq, flops = 4.0 * want->head_dim;
-        b.work[DENSE] = flops * pairs;
-        b.work[SPARSE] = flops * pairs * fga_mask_density(b.mask);
+        b.pairs[DENSE] = (double)want->heads * want->seq * want->seq;
+        b.pairs[PLAIN] = b.pairs[DENSE] * fga_mask_density(b.mask);
+        b.pairs[SPARSE] = b.pairs[PLAIN] + (want->remainder > 0 ? summary_pairs(&b) : 0);
         code = play(&b, r);
     }
     if (code == CLI_DONE) {
         summarize(&b, r, figures);
     }
     free(r);
+    free(b.sums);
     free(b.workspace);
     for (int i = 0; i < 4; i++) {
         free(b.data[i]);

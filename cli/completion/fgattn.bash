@@ -16,6 +16,7 @@ _fgattn() {
     --pattern) words="random runs blocks" ;;
     --block) words="16 32 64 128 192" ;;
     --tile) words="1 2 4 8 16 32 64 128" ;;
+    --remainder) words="0 8 16 32 64 128 256" ;;
     --head-dim) words="64 80 96 128 256" ;;
     --versus) words="dense" ;;
     --device) words="cpu" ;;
@@ -47,7 +48,7 @@ _fgattn() {
         verify) words="--golden --model --dtype --threads --variant --help" ;;
         doctor) words="--model --size --frames --help" ;;
         bench)
-            words="attend --dtype --seq --heads --head-dim --block --tile --density --pattern --threads --variant
+            words="attend --dtype --seq --heads --head-dim --block --tile --density --pattern --remainder --threads --variant
                    --rounds --sparse-only --processor-time --json --help"
             ;;
         help) words="generate compare verify doctor bench" ;;
