@@ -187,15 +187,27 @@ void fga_mask_seal_row(fga_mask *mask, int64_t row)
     mask->row_keys[row] = (int32_t)keys;
 }
 
-void fga_mask_seal(fga_mask *mask)
+/* Kept valid pairs of rows [begin, end). */
+static double count_pairs(const fga_mask *mask, int64_t begin, int64_t end)
 {
     int64_t m = mask->desc.block_m;
-    mask->pairs_kept = 0;
-    for (int64_t row = 0; row < mask->rows; row++) {
+    double pairs = 0;
+    for (int64_t row = begin; row < end; row++) {
         int64_t u = row % mask->blocks;
-        mask->pairs_kept +=
-            (double)mask->row_keys[row] * (double)fga_spans_count(&mask->query_valid, u * m, (u + 1) * m);
+        pairs += (double)mask->row_keys[row] * (double)fga_spans_count(&mask->query_valid, u * m, (u + 1) * m);
     }
+    return pairs;
+}
+
+void fga_mask_seal(fga_mask *mask)
+{
+    mask->pairs_kept = count_pairs(mask, 0, mask->rows);
+}
+
+double fga_mask_head_density(const fga_mask *mask, int64_t head)
+{
+    double all = mask->pairs_all / (double)(mask->desc.batch * mask->desc.heads);
+    return all > 0 ? count_pairs(mask, head * mask->blocks, (head + 1) * mask->blocks) / all : 0.0;
 }
 
 static void seal_all(fga_mask *mask)

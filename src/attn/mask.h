@@ -58,6 +58,8 @@ static inline size_t fga_mask_bitmap_bytes(const fga_mask *mask)
     return (size_t)(mask->rows * mask->words) * sizeof(uint64_t);
 }
 
+/* fga_mask_density of head b*heads + h alone. */
+double fga_mask_head_density(const fga_mask *mask, int64_t head);
 /* Frees memory of the mask's; pointer may be NULL. */
 void fga_mask_drop(const fga_mask *mask, void *pointer);
 /* Makes *kept equal to `made`, a sealed bit map, in whichever storage is smaller. *kept is NULL or an older mask of the
