@@ -20,7 +20,7 @@ _fgattn() {
     --head-dim) words="64 80 96 128 256" ;;
     --versus) words="dense" ;;
     --device) words="cpu" ;;
-    --attention | -a) words="dense dfs" ;;
+    --attention | -a) words="dense fg-cached fg-cdf dfs dfs-paper subblock sol block-topk sta radial svg fgdfs" ;;
     --variant) words="c avx2 avx512 avx512bf16" ;;
     --size | -s) words="256x256 480x272 832x480 1280x720" ;;
     --frames | -f) words="17 33 49 81" ;;
@@ -28,11 +28,11 @@ _fgattn() {
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         return
         ;;
-    --output | -o | --capture | --latents | --json | --golden | --plot | --side-by-side)
+    --profile | --output | -o | --capture | --latents | --json | --golden | --plot | --side-by-side)
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         return
         ;;
-    --prompt | -p | --negative | --seed | --steps | -n | --guidance | --shift | --density | -d | --measure | --threads | -t | --seq | --heads | --rounds)
+    --prompt | -p | --negative | --seed | --steps | -n | --guidance | --shift | --density | -d | --recall | --error | --measure | --threads | -t | --seq | --heads | --rounds)
         return
         ;;
     esac
@@ -40,7 +40,7 @@ _fgattn() {
         case $verb in
         generate)
             words="--prompt --negative --size --frames --seed --output --model --steps --guidance --shift --sampler
-                   --dtype --attention --density --measure --versus --threads --variant --device --latents --capture --capture-steps
+                   --dtype --attention --density --recall --error --profile --measure --versus --threads --variant --device --latents --capture --capture-steps
                    --capture-layers --capture-branches --json
                    --quiet --force --help"
             ;;
