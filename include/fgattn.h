@@ -317,7 +317,8 @@ typedef enum fga_rest { FGA_REST_DROP = 0, FGA_REST_REMAINDER = 1 } fga_rest;
  * start at one step the later counts. */
 typedef struct fga_phase {
     int32_t numerator, denominator;
-    double density; /* kept fraction of key tiles per block, in (0, 1]; 1 keeps all, still through the sparse path */
+    double density; /* kept fraction of key tiles per block, in (0, 1]; 1 keeps all, still through the sparse path.
+                       0 = none, where the selection does not go by density */
 } fga_phase;
 
 /* Where a row of scores belongs. */
@@ -383,9 +384,10 @@ FGA_API int fga_preset_count(void);
 FGA_API const char *fga_preset_name(int index);
 FGA_API const char *fga_preset_summary(int index); /* one line for humans */
 /* text = PRESET[,key=value...], e.g. "dfs,density=0.2,dense_layers=2". Keys are the struct's names, plus
- * density=D (all phases) and phases=a/b:D;a/b:D... */
+ * density=D (all phases), phases=a/b:D;a/b:D... (without :D where the selection does not go by density), and refresh=N
+ * for refresh_every=N. */
 FGA_API fga_status fga_policy_parse(fga_context *ctx, const char *text, fga_policy *policy);
-#define FGA_POLICY_TEXT 1024 /* bytes that any policy's text fits */
+#define FGA_POLICY_TEXT 1536 /* bytes that any policy's text fits */
 /* Applies "key=value[,key=value...]" to a policy; on failure it is unchanged. */
 FGA_API fga_status fga_policy_set(fga_context *ctx, const char *settings, fga_policy *policy);
 /* Writes the canonical text form: the preset's name and what differs from it. */

@@ -53,6 +53,18 @@ static inline uint64_t *fga_mask_bits(const fga_mask *mask, int64_t row)
     return mask->bits + row * mask->words;
 }
 
+static inline size_t fga_mask_bitmap_bytes(const fga_mask *mask)
+{
+    return (size_t)(mask->rows * mask->words) * sizeof(uint64_t);
+}
+
+/* fga_mask_density of head b*heads + h alone. */
+double fga_mask_head_density(const fga_mask *mask, int64_t head);
+/* Frees memory of the mask's; pointer may be NULL. */
+void fga_mask_drop(const fga_mask *mask, void *pointer);
+/* Makes *kept equal to `made`, a sealed bit map, in whichever storage is smaller. *kept is NULL or an older mask of the
+ * same shape, which is overwritten if nobody else holds it and it fits, else released; unchanged on failure. */
+fga_status fga_mask_store(fga_context *ctx, const fga_mask *made, fga_mask **kept);
 /* fga_mask_next_run by row number. */
 bool fga_mask_row_run(const fga_mask *mask, int64_t row, int64_t from, int64_t *begin, int64_t *end);
 /* Writes the row's kept keys that lie in `keys`, rising, into list; returns how many. */

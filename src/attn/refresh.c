@@ -1,6 +1,8 @@
 /* refresh.c - one refresh of a layer: scores of every row, and what each row keeps of them. */
 #include "attn/refresh.h"
 
+#include "attn/policy.h"
+
 #include <inttypes.h>
 
 static bool needs_scores(const fga_policy *policy)
@@ -11,6 +13,10 @@ static bool needs_scores(const fga_policy *policy)
 fga_status fga_refresh_init(fga_context *ctx, const fga_policy *policy, const fga_predict_desc *predict,
                             const int64_t grid[3], bool keep_scores, fga_refresh_plan *plan)
 {
+    if (policy->select != FGA_SELECT_ALL && policy->select != FGA_SELECT_TOPK) {
+        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "select is %s, wanted all or topk",
+                                fga_select_name(policy->select));
+    }
     fga_predict_desc desc = *predict;
     desc.block_m = policy->block_m;
     desc.tile_n = policy->tile_n;

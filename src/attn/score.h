@@ -51,6 +51,8 @@ void fga_score_keys_fill(fga_score_run *run);
 void fga_score_rows_fill(const fga_score_run *run, int64_t head, int64_t first, int64_t count, fga_score_rows *rows);
 
 /* The rank op of the keys alone, for one head of them; q, rows and scores are the caller's to fill in. */
+fga_rank_kind fga_score_rank_kind(const fga_scorer *s);
+int32_t fga_score_tile_keys(const fga_scorer *s); /* rows of the op's k in a whole tile */
 fga_rank_op fga_score_rank_op(const fga_score_run *run, int64_t kv_head);
 
 /* ---- shared -------------------------------------------------------------------------------------------------------

@@ -321,7 +321,7 @@ void fga_score_keys_fill(fga_score_run *r)
 
 /* ---- towards the op ---------------------------------------------------------------------------------- */
 
-static fga_rank_kind kind_of(const fga_scorer *s)
+fga_rank_kind fga_score_rank_kind(const fga_scorer *s)
 {
     switch (s->desc.score) {
     case FGA_SCORE_MAX:
@@ -338,19 +338,24 @@ static fga_rank_kind kind_of(const fga_scorer *s)
     }
 }
 
+int32_t fga_score_tile_keys(const fga_scorer *s)
+{
+    return s->pooled_keys ? (int32_t)fga_ceil_div(s->desc.tile_n, s->sub_k) : s->desc.tile_n;
+}
+
 fga_rank_op fga_score_rank_op(const fga_score_run *r, int64_t kv_head)
 {
     const fga_scorer *s = r->scorer;
     const fga_predict_desc *d = &s->desc;
     const fga_score_keys *key = &r->key;
     int64_t keys = op_keys(s), bias_head = s->bias_heads > 1 ? kv_head : 0;
-    fga_rank_op op = {.kind = kind_of(s),
+    fga_rank_op op = {.kind = fga_score_rank_kind(s),
                       .bias = key->bias + bias_head * keys,
                       .tile_begin = key->tile_begin,
                       .keys = keys,
                       .subs = s->sub_keys,
                       .tiles = s->tiles,
-                      .tile_keys = (int32_t)fga_ceil_div(d->tile_n, s->sub_k),
+                      .tile_keys = fga_score_tile_keys(s),
                       .group = d->group,
                       .head_dim = (int32_t)d->head_dim,
                       .scale = d->scale};

@@ -14,10 +14,11 @@ bool fga_score_rows_place(const fga_scorer *s, char *base, size_t *used, fga_sco
     rows->lse = fga_score_carve(base, used, s->item_rows, sizeof(float), &fits);
     rows->q = fga_score_carve(base, used, s->item_rows * s->desc.head_dim, sizeof(float), &fits);
     rows->score = fga_score_carve(base, used, s->item_blocks, (size_t)s->tiles * sizeof(float), &fits);
-    fga_rank_op shape = {.keys = s->pooled_keys ? s->sub_keys : fga_sequence_length(&s->desc.key),
+    fga_rank_op shape = {.kind = fga_score_rank_kind(s),
+                         .keys = s->pooled_keys ? s->sub_keys : fga_sequence_length(&s->desc.key),
                          .subs = s->sub_keys,
                          .tiles = s->tiles,
-                         .tile_keys = (int32_t)fga_ceil_div(s->desc.tile_n, s->sub_k),
+                         .tile_keys = fga_score_tile_keys(s),
                          .group = s->desc.group,
                          .head_dim = (int32_t)s->desc.head_dim,
                          .dtype = s->pooled_keys ? FGA_F32 : s->desc.dtype};

@@ -135,38 +135,6 @@ static void sums_ref(const fga_sums_op *op)
     }
 }
 
-static double mass_logit(const fga_mass_op *op, int32_t i, int64_t j)
-{
-    return dot(op->q_mean + (int64_t)i * op->head_dim, op->k_mean + j * op->head_dim, op->head_dim) * op->scale +
-           op->log_n[j];
-}
-
-static void mass_ref(const fga_mass_op *op)
-{
-    for (int64_t v = 0; v < op->tiles; v++) {
-        op->score[v] = 0;
-    }
-    for (int32_t i = 0; i < op->sub_queries; i++) {
-        float *z = op->scratch + (int64_t)i * op->sub_keys;
-        double max = -DBL_MAX, sum = 0;
-        for (int64_t j = 0; j < op->sub_keys; j++) {
-            z[j] = (float)mass_logit(op, i, j);
-            max = fmax(max, z[j]);
-        }
-        for (int64_t j = 0; j < op->sub_keys; j++) {
-            sum += exp(z[j] - max);
-        }
-        double weight = sum == 0 ? 0 : op->q_weight[i] / sum; /* no valid key: nothing to weigh */
-        for (int64_t v = 0; v < op->tiles; v++) {
-            double tile = 0;
-            for (int64_t j = op->tile_begin[v]; j < op->tile_begin[v + 1]; j++) {
-                tile += exp(z[j] - max);
-            }
-            op->score[v] += (float)(tile * weight);
-        }
-    }
-}
-
 void fga_overlay_ref(fga_ops *ops)
 {
     ops->name = "c";
@@ -179,5 +147,4 @@ void fga_overlay_ref(fga_ops *ops)
     ops->max_rows = MAX_ROWS;
     fga_ref_scores(ops);
     ops->sums = sums_ref;
-    ops->mass = mass_ref;
 }

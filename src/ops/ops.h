@@ -83,23 +83,6 @@ typedef struct fga_sums_op {
 
 typedef void (*fga_sums_fn)(const fga_sums_op *op);
 
-/* ---- mass: P = softmax_J(z), then the weighted sum over a block's query sub-tiles and a tile's key sub-tiles ---- */
-
-typedef struct fga_mass_op {
-    const float *q_mean;       /* [sub_queries][head_dim]: the query sub-tiles of ONE block */
-    const float *q_weight;     /* [sub_queries]: n_I / n_u */
-    const float *k_mean;       /* [sub_keys][head_dim] */
-    const float *log_n;        /* [sub_keys]: log n_J, -inf for a sub-tile without a valid key */
-    const int64_t *tile_begin; /* [tiles+1]: sub-tiles of tile v are [tile_begin[v], tile_begin[v+1]) */
-    float *score;              /* [tiles] */
-    int64_t sub_keys, tiles;
-    int32_t sub_queries, head_dim;
-    float scale;
-    float *scratch; /* [sub_queries][sub_keys] f32 */
-} fga_mass_op;
-
-typedef void (*fga_mass_fn)(const fga_mass_op *op);
-
 /* ---- rank: scores of a few query blocks of one head, from the logits of their rows against all keys ---------------
  *
  * Rows and keys are tokens or means of sub-tiles; which, the caller knows. With z[i,j] = q_i . k_j * scale + bias_j and
@@ -132,7 +115,7 @@ typedef struct fga_rank_op {
     float *score;             /* [blocks][tiles] */
     int64_t k_stride;         /* elements */
     int64_t keys, subs, tiles;
-    int32_t tile_keys; /* keys (with sub_begin sub-tiles) of every tile but the last, which may have fewer */
+    int32_t tile_keys; /* rows of k in every tile but the last, which may have fewer; at most 128 */
     int32_t group;     /* DEVIATION: 8 ... 256, a power of two */
     int32_t blocks, head_dim;
     fga_dtype dtype; /* of k */
@@ -141,8 +124,7 @@ typedef struct fga_rank_op {
 } fga_rank_op;
 
 typedef void (*fga_rank_fn)(const fga_rank_op *op);
-/* Scratch bytes for an op with at most `rows` rows: reads its counts, head_dim, dtype, whether lse and sub_begin are
- * NULL, and no array. */
+/* Scratch bytes for an op with at most `rows` rows: reads no array, but whether lse and sub_begin are NULL. */
 typedef size_t (*fga_rank_scratch_fn)(const fga_rank_op *op, int32_t rows);
 
 /* ---- alike: how near rows are to a centre --------------------------------------------------------------------------
@@ -171,7 +153,6 @@ typedef struct fga_ops {
     int32_t block_rows[3]; /* the block each dense attend likes best */
     fga_pool_fn pool;
     fga_sums_fn sums;
-    fga_mass_fn mass;
     fga_rank_fn rank;
     fga_rank_scratch_fn rank_scratch;
     int32_t rank_rows; /* rows that one rank call likes to have, of however many blocks */

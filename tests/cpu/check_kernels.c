@@ -310,70 +310,6 @@ static void pooled_means(void **state)
     }
 }
 
-static void check_mass(int32_t sub_queries, int64_t sub_keys, int32_t dim, bool none_valid)
-{
-    uint64_t random = (uint64_t)sub_queries * 1000 + (uint64_t)sub_keys;
-    enum { PER_TILE = 3, GUARD = 16 };
-    int64_t tiles = (sub_keys + PER_TILE - 1) / PER_TILE, scratch = sub_queries * sub_keys;
-    float *q = malloc(sizeof(float) * (size_t)(sub_queries * dim)),
-          *k = malloc(sizeof(float) * (size_t)(sub_keys * dim));
-    float *log_n = malloc(sizeof(float) * (size_t)sub_keys), *weight = malloc(sizeof(float) * (size_t)sub_queries);
-    float *score = malloc(sizeof(float) * (size_t)(tiles + 1)), *wanted = malloc(sizeof(float) * (size_t)tiles);
-    float *z = malloc(sizeof(float) * (size_t)(scratch + GUARD));
-    int64_t *begin = malloc(sizeof(int64_t) * (size_t)(tiles + 1));
-    for (int64_t i = 0; i < sub_queries * dim; i++) {
-        q[i] = (float)(next_random(&random) >> 40) * 0x1p-23f - 1.0f;
-    }
-    for (int64_t i = 0; i < sub_keys * dim; i++) {
-        k[i] = 2.0f * ((float)(next_random(&random) >> 40) * 0x1p-23f - 1.0f);
-    }
-    for (int64_t i = 0; i < sub_keys; i++) {
-        log_n[i] = none_valid || i % 7 == 3 ? -INFINITY : logf(1.0f + (float)(i % 16));
-    }
-    for (int32_t i = 0; i < sub_queries; i++) {
-        weight[i] = 1.0f / (float)sub_queries;
-    }
-    for (int64_t v = 0; v <= tiles; v++) {
-        begin[v] = v * PER_TILE < sub_keys ? v * PER_TILE : sub_keys;
-    }
-    for (int i = 0; i < GUARD; i++) {
-        z[scratch + i] = 12345.0f;
-    }
-    score[tiles] = 12345.0f;
-    fga_mass_op op = {q, weight, k, log_n, begin, score, sub_keys, tiles, sub_queries, dim, 0.4f, z};
-    fga_ops reference = {0};
-    fga_overlay_ref(&reference);
-    ops.mass(&op);
-    op.score = wanted;
-    reference.mass(&op);
-    double sum = 0;
-    for (int64_t v = 0; v < tiles; v++) {
-        assert_true(fabsf(score[v] - wanted[v]) <= 1e-5f * wanted[v] + 1e-9f);
-        sum += score[v];
-    }
-    assert_true(fabs(sum - (none_valid ? 0.0 : 1.0)) <= 1e-5);
-    assert_true(score[tiles] == 12345.0f);
-    for (int i = 0; i < GUARD; i++) {
-        assert_true(z[scratch + i] == 12345.0f);
-    }
-    void *all[] = {q, k, log_n, weight, score, wanted, z, begin};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
-        free(all[i]);
-    }
-}
-
-static void mass_scores(void **state)
-{
-    (void)state;
-    static const int32_t sub_queries[] = {1, 4, 8, 12, 16, 17, 40};
-    for (int i = 0; i < 7; i++) {
-        for (int64_t sub_keys = 1; sub_keys < 200; sub_keys += 33) {
-            check_mass(sub_queries[i], sub_keys + (sub_keys % 3 == 0), 8 + 24 * i, false);
-        }
-    }
-    check_mass(8, 50, 64, true);
-}
-
 static bool runs(const struct tier *t)
 {
     emulated = false;
@@ -392,7 +328,6 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_density),    cmocka_unit_test(any_stride_and_address),
         cmocka_unit_test(non_finite_data),  cmocka_unit_test(minus_infinite_logits),
         cmocka_unit_test(same_bytes_again), cmocka_unit_test(pooled_means),
-        cmocka_unit_test(mass_scores),
     };
     int failed = 0;
     for (int i = 0; i < TIERS; i++) {
