@@ -16,28 +16,81 @@ static fga_policy parse(const char *text)
     return policy;
 }
 
+/* The table of docs/method.md, and nothing else: what a row does not name has its default. */
 static void presets_are_what_they_say(void **state)
 {
     (void)state;
-    assert_int_equal(fga_preset_count(), 2);
+    enum { DFS, ALWAYS, FROM_10, CACHED };
+    static const struct {
+        const char *name;
+        fga_order order;
+        int m, n, sub_q, sub_k;
+        fga_score score;
+        fga_select select;
+        int timetable;
+    } rows[] = {
+        {"fgdfs", FGA_ORDER_HILBERT, 128, 1, 16, 1, FGA_SCORE_DEVIATION, FGA_SELECT_TOPK, DFS},
+        {"dfs", FGA_ORDER_HILBERT, 128, 128, 16, 16, FGA_SCORE_MASS, FGA_SELECT_TOPK, DFS},
+        {"dfs-paper", FGA_ORDER_HILBERT_CLIPPED, 128, 128, 16, 16, FGA_SCORE_MASS, FGA_SELECT_TOPK, DFS},
+        {"fg-cached", FGA_ORDER_RASTER, 128, 1, 16, 1, FGA_SCORE_EXACT_MAX, FGA_SELECT_THRESHOLD, CACHED},
+        {"fg-cdf", FGA_ORDER_RASTER, 128, 1, 192, 128, FGA_SCORE_MASS, FGA_SELECT_TOPP, ALWAYS},
+        {"subblock", FGA_ORDER_RASTER, 64, 64, 16, 16, FGA_SCORE_LSE, FGA_SELECT_TOPK, FROM_10},
+        {"sol", FGA_ORDER_RASTER, 64, 64, 192, 128, FGA_SCORE_MEAN, FGA_SELECT_ADAPTIVE, FROM_10},
+        {"block-topk", FGA_ORDER_RASTER, 64, 64, 192, 128, FGA_SCORE_MEAN, FGA_SELECT_TOPK, DFS},
+        {"sta", FGA_ORDER_BOXES, 64, 64, 16, 16, FGA_SCORE_NONE, FGA_SELECT_WINDOW, ALWAYS},
+        {"radial", FGA_ORDER_RASTER, 128, 128, 16, 16, FGA_SCORE_NONE, FGA_SELECT_RADIAL, ALWAYS},
+        {"svg", FGA_ORDER_RASTER, 128, 128, 16, 16, FGA_SCORE_NONE, FGA_SELECT_FRAMES, DFS},
+    };
+    static const fga_phase dfs[3] = {{12, 50, 0.3}, {24, 50, 0.2}, {36, 50, 0.1}};
+    static const int cached[6] = {0, 15, 30, 45, 60, 80}; /* of 100 */
+    int count = sizeof rows / sizeof rows[0];
+    assert_int_equal(fga_preset_count(), count + 1);
     assert_string_equal(fga_preset_name(0), "dense");
-    assert_string_equal(fga_preset_name(1), "dfs");
-    assert_null(fga_preset_name(2));
+    assert_null(fga_preset_name(count + 1));
     assert_null(fga_preset_name(-1));
-    for (int i = 0; i < fga_preset_count(); i++) {
-        assert_true(strlen(fga_preset_summary(i)) > 20);
-    }
-    fga_policy dfs = parse("dfs"), dense = parse("dense");
-    assert_int_equal(dense.phases, 0);
-    assert_int_equal(dense.order, FGA_ORDER_RASTER);
-    assert_int_equal(dfs.order, FGA_ORDER_HILBERT);
-    assert_true(dfs.block_m == 128 && dfs.tile_n == 128 && dfs.sub_q == 16 && dfs.sub_k == 16);
-    assert_true(dfs.score == FGA_SCORE_MASS && dfs.select == FGA_SELECT_TOPK);
-    assert_true(dfs.phases == 3 && dfs.refresh_every == 0 && dfs.dense_layers == 0 && !dfs.share_branches);
-    const fga_phase wanted[3] = {{12, 50, 0.3}, {24, 50, 0.2}, {36, 50, 0.1}};
-    for (int i = 0; i < 3; i++) {
-        assert_true(dfs.phase[i].numerator == wanted[i].numerator && dfs.phase[i].denominator == 50 &&
-                    dfs.phase[i].density == wanted[i].density);
+    assert_null(fga_preset_summary(count + 1));
+    assert_int_equal(parse("dense").phases, 0);
+    assert_int_equal(parse("dense").order, FGA_ORDER_RASTER);
+    for (int i = 0; i < count; i++) {
+        fga_policy p = parse(rows[i].name);
+        bool is_sol = strcmp(rows[i].name, "sol") == 0, is_cdf = strcmp(rows[i].name, "fg-cdf") == 0;
+        assert_string_equal(fga_preset_name(i + 1), rows[i].name);
+        assert_string_equal(p.name, rows[i].name);
+        assert_true(strlen(fga_preset_summary(i + 1)) > 20);
+        assert_true(p.order == rows[i].order && p.block_m == rows[i].m && p.tile_n == rows[i].n);
+        assert_true(p.sub_q == rows[i].sub_q && p.sub_k == rows[i].sub_k && p.group == 64);
+        assert_true(p.score == rows[i].score && p.select == rows[i].select);
+        assert_int_equal(p.rest, is_sol || i == 0 ? FGA_REST_REMAINDER : FGA_REST_DROP);
+        assert_true(p.tau == (is_sol ? 1 : is_cdf ? 0.9 : 0));
+        assert_true(p.gate_q == (is_cdf ? 0.6 : 0) && p.gate_k == p.gate_q);
+        assert_true(p.threshold == (rows[i].select == FGA_SELECT_THRESHOLD ? 0.5 : 0));
+        assert_true(p.neighbours == (is_sol ? 2 : 0) && p.dense_layers == (is_sol ? 2 : 0) && !p.full_covariance);
+        assert_int_equal(p.refresh_every, is_sol || is_cdf || strcmp(rows[i].name, "subblock") == 0 ? 1 : 0);
+        assert_true(!p.share_branches && p.zero_pad == (strcmp(rows[i].name, "dfs-paper") == 0));
+        assert_true(p.target_recall == 0 && p.recall_floor == 0 && p.target_error == 0 && p.refresh_drop == 0);
+        for (int axis = 0; axis < 3; axis++) {
+            assert_int_equal(p.window[axis], rows[i].select == FGA_SELECT_WINDOW ? 3 : 0);
+        }
+        assert_true(p.width == (rows[i].select == FGA_SELECT_RADIAL ? 1 : 0));
+        switch (rows[i].timetable) {
+        case DFS:
+            assert_int_equal(p.phases, 3);
+            assert_memory_equal(p.phase, dfs, sizeof dfs);
+            break;
+        case CACHED:
+            assert_int_equal(p.phases, 6);
+            for (int k = 0; k < 6; k++) {
+                assert_true(p.phase[k].numerator * 100 == cached[k] * p.phase[k].denominator);
+            }
+            break;
+        default:
+            assert_int_equal(p.phases, 1);
+            assert_int_equal(p.phase[0].numerator * 50, rows[i].timetable == ALWAYS ? 0 : 10 * p.phase[0].denominator);
+            assert_true(p.phase[0].density == (strcmp(rows[i].name, "subblock") == 0 ? 0.25 : 0));
+        }
+        char text[FGA_POLICY_TEXT];
+        assert_int_equal(fga_policy_format(NULL, &p, text, sizeof text), FGA_OK);
+        assert_string_equal(text, rows[i].name);
     }
 }
 
@@ -136,8 +189,10 @@ static void bad_text_is_named(void **state)
     static const struct {
         const char *text, *error;
     } rows[] = {
-        {"", "there is no preset \"\"; presets are dense, dfs"},
-        {"dfz", "there is no preset \"dfz\"; presets are dense, dfs"},
+        {"", "there is no preset \"\"; presets are dense, fgdfs, dfs, dfs-paper, fg-cached, fg-cdf, "
+             "subblock, sol, block-topk, sta, radial, svg"},
+        {"dfz", "there is no preset \"dfz\"; presets are dense, fgdfs, dfs, dfs-paper, fg-cached, fg-cdf, "
+                "subblock, sol, block-topk, sta, radial, svg"},
         {"dfs,", "\"\" in a policy, wanted key=value"},
         {"dfs,,density=1", "\"\" in a policy, wanted key=value"},
         {"dfs,density", "\"density\" in a policy, wanted key=value"},
