@@ -1,9 +1,13 @@
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "attend_case.h"
 
 #include "base/half.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 enum { GUARD = 64, POISON = 0xa5 };
 
@@ -35,8 +39,26 @@ static void *allocate(attend_data *d, size_t bytes)
     if (p == NULL) {
         abort();
     }
-    d->allocated[d->allocations++] = p;
+    d->allocated[d->allocations++].base = p;
     return p;
+}
+
+/* Exactly `bytes`, between two pages of which one is adjacent. */
+static void *allocate_at_a_wall(attend_data *d, size_t bytes)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = (bytes + page - 1) / page * page, all = inner + 2 * page;
+    char *base = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED || (inner > 0 && mprotect(base + page, inner, PROT_READ | PROT_WRITE) != 0)) {
+        abort();
+    }
+    d->allocated[d->allocations].base = base;
+    d->allocated[d->allocations++].mapped = all;
+    return d->spec.place == PLACE_AFTER_A_WALL ? base + page : base + page + inner - bytes;
+}
+
+static void *allocate_input(attend_data *d, size_t bytes)
+{
+    return d->spec.place == PLACE_ANYWHERE ? allocate(d, bytes) : allocate_at_a_wall(d, bytes);
 }
 
 float attend_data_get(const attend_data *d, const char *tensor, int64_t row, int32_t i)
@@ -59,8 +81,9 @@ void attend_data_set(const attend_data *d, char *tensor, int64_t row, int32_t i,
 
 static char *make_tensor(attend_data *d, int64_t rows)
 {
-    size_t w = width(d->spec.dtype);
-    return (char *)allocate(d, (size_t)(rows * d->stride) * w + 64) + (size_t)d->spec.shift * w;
+    size_t w = width(d->spec.dtype), shift = (size_t)d->spec.shift * w;
+    size_t bytes = rows > 0 ? (size_t)((rows - 1) * d->stride + d->spec.head_dim) * w : 0;
+    return (char *)allocate_input(d, bytes + shift) + shift;
 }
 
 static float key_scale(const attend_case *c, int64_t row)
@@ -91,8 +114,8 @@ void attend_data_make(attend_data *d, const attend_case *c)
     d->q = make_tensor(d, c->rows);
     d->k = make_tensor(d, c->keys);
     d->v = make_tensor(d, c->keys);
-    d->bias = allocate(d, (size_t)c->keys * sizeof *d->bias);
-    d->list = allocate(d, (size_t)c->keys * sizeof *d->list);
+    d->bias = allocate_input(d, (size_t)c->keys * sizeof *d->bias);
+    d->list = allocate_input(d, (size_t)c->keys * sizeof *d->list);
     for (int64_t row = 0; row < c->rows; row++) {
         for (int32_t i = 0; i < c->head_dim; i++) {
             attend_data_set(d, d->q, row, i, random_float(&state));
@@ -115,7 +138,11 @@ void attend_data_make(attend_data *d, const attend_case *c)
 void attend_data_free(attend_data *d)
 {
     for (int i = 0; i < d->allocations; i++) {
-        free(d->allocated[i]);
+        if (d->allocated[i].mapped > 0) {
+            munmap(d->allocated[i].base, d->allocated[i].mapped);
+        } else {
+            free(d->allocated[i].base);
+        }
     }
 }
 

@@ -7,6 +7,9 @@
 
 typedef enum data_kind { DATA_RANDOM, DATA_HUGE, DATA_TINY, DATA_EQUAL, DATA_FALLING, DATA_RISING } data_kind;
 
+/* Where inputs lie: anywhere, or right after or before a page that cannot be read. */
+typedef enum attend_place { PLACE_ANYWHERE, PLACE_AFTER_A_WALL, PLACE_BEFORE_A_WALL } attend_place;
+
 typedef struct attend_case {
     fga_dtype dtype;
     int32_t head_dim, rows;
@@ -15,6 +18,7 @@ typedef struct attend_case {
     data_kind data;
     bool bias, strided;
     int shift; /* elements by which every tensor is off a 64-byte boundary */
+    attend_place place;
     uint64_t seed;
 } attend_case;
 
@@ -25,7 +29,10 @@ typedef struct attend_data {
     float *bias;
     uint32_t *list;
     int64_t kept;
-    void *allocated[8];
+    struct {
+        void *base;
+        size_t mapped; /* bytes; 0: from the heap */
+    } allocated[8];
     int allocations;
 } attend_data;
 

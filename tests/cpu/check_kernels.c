@@ -1,10 +1,12 @@
 /* check_kernels.c - every tier of ops/variants.inc against the definitions, on random and on pathological data.
  *
  * The tolerance calibrates itself: a kernel may be twice as far from the double-precision result as a plain program of
- * the same precision is, plus a few units of the last f32 place. Usage: check_kernels [TIER] tests one tier only.
+ * the same precision is, plus a few units of the last f32 place. `check_kernels TIER` tests one tier only, and
+ * `check_kernels --bench` times them (bench_kernels.c).
  */
 #include "attend_case.h"
 #include "base/cpu.h"
+#include "bench_kernels.h"
 #include "bf16_emulator.h"
 #include "cpu/cpu.h"
 
@@ -190,6 +192,55 @@ static void any_stride_and_address(void **state)
     }
 }
 
+/* Neither before the first byte of an input nor after its last. */
+static void nothing_beside_the_inputs(void **state)
+{
+    (void)state;
+    EACH_DTYPE(dtype)
+    {
+        for (attend_place place = PLACE_AFTER_A_WALL; place <= PLACE_BEFORE_A_WALL; place++) {
+            for (int32_t dim = 8; dim <= 136; dim += emulated ? 64 : 8) {
+                attend_case c = plain(dtype);
+                c.place = place;
+                c.head_dim = dim;
+                c.rows = 1 + dim % 50;
+                c.keys = 1 + 5 * dim % 260;
+                c.kept_in_16 = dim % 16 == 0 ? 16 : 9;
+                c.strided = dim % 24 == 0;
+                c.bias = dim % 3 == 0;
+                check(&c);
+            }
+        }
+    }
+}
+
+/* One key of many, first, last or between: its values are the output, whatever the logits. */
+static void one_key_kept(void **state)
+{
+    (void)state;
+    EACH_DTYPE(dtype)
+    {
+        for (int where = 0; where < 3; where++) {
+            attend_case c = plain(dtype);
+            c.keys = emulated ? 70 : 700;
+            c.kept_in_16 = 16;
+            c.data = DATA_HUGE;
+            attend_data d;
+            attend_data_make(&d, &c);
+            int64_t key = where == 0 ? 0 : where == 1 ? c.keys - 1 : c.keys / 2;
+            d.list[0] = (uint32_t)key;
+            d.kept = 1;
+            attend_result got = attend_result_make(&d);
+            assert_true(run_kernel(&d, &got));
+            for (int64_t i = 0; i < (int64_t)c.rows * c.head_dim; i++) {
+                assert_true(got.o[i] == attend_data_get(&d, d.v, key, (int32_t)(i % c.head_dim)));
+            }
+            attend_result_free(&got);
+            attend_data_free(&d);
+        }
+    }
+}
+
 /* NaN and Inf where they are kept: the same classes in the same places as by the definition. */
 static void check_classes(const attend_data *d)
 {
@@ -310,6 +361,44 @@ static void pooled_means(void **state)
     }
 }
 
+/* Sums of listed rows against sums in double: none, one, many; rows that are not listed are NaN. */
+static void summed_rows(void **state)
+{
+    (void)state;
+    static const int32_t begin[] = {0, 0, 1, 18, 18, 40, 48};
+    enum { COUNT = 6 };
+    for (fga_dtype dtype = FGA_F32; dtype <= FGA_BF16; dtype++) {
+        for (int32_t dim = 8; dim <= 256; dim += 56) {
+            attend_case c = plain(dtype);
+            c.head_dim = dim;
+            c.keys = 200;
+            c.kept_in_16 = 8;
+            c.strided = dim % 16 == 0;
+            c.place = PLACE_BEFORE_A_WALL;
+            attend_data d;
+            attend_data_make(&d, &c);
+            assert_true(d.kept >= begin[COUNT]);
+            float sum[(COUNT + 1) * 256];
+            sum[COUNT * dim] = 12345.0f;
+            fga_sums_op op = {d.k, d.stride, d.list, begin, sum, COUNT, dim, dtype};
+            ops.sums(&op);
+            for (int64_t n = 0; n < COUNT; n++) {
+                for (int32_t i = 0; i < dim; i++) {
+                    double wanted = 0, size = 1;
+                    for (int32_t at = begin[n]; at < begin[n + 1]; at++) {
+                        double x = attend_data_get(&d, d.k, d.list[at], i);
+                        wanted += x;
+                        size += fabs(x);
+                    }
+                    assert_true(fabs(sum[n * dim + i] - wanted) <= 0x1p-21 * size);
+                }
+            }
+            assert_true(sum[COUNT * dim] == 12345.0f);
+            attend_data_free(&d);
+        }
+    }
+}
+
 static bool runs(const struct tier *t)
 {
     emulated = false;
@@ -323,12 +412,23 @@ static bool runs(const struct tier *t)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_head_dim),   cmocka_unit_test(every_row_count),
-        cmocka_unit_test(every_key_count),  cmocka_unit_test(every_kind_of_data),
-        cmocka_unit_test(every_density),    cmocka_unit_test(any_stride_and_address),
-        cmocka_unit_test(non_finite_data),  cmocka_unit_test(minus_infinite_logits),
-        cmocka_unit_test(same_bytes_again), cmocka_unit_test(pooled_means),
+        cmocka_unit_test(every_head_dim),
+        cmocka_unit_test(every_row_count),
+        cmocka_unit_test(every_key_count),
+        cmocka_unit_test(every_kind_of_data),
+        cmocka_unit_test(every_density),
+        cmocka_unit_test(any_stride_and_address),
+        cmocka_unit_test(nothing_beside_the_inputs),
+        cmocka_unit_test(one_key_kept),
+        cmocka_unit_test(summed_rows),
+        cmocka_unit_test(non_finite_data),
+        cmocka_unit_test(minus_infinite_logits),
+        cmocka_unit_test(same_bytes_again),
+        cmocka_unit_test(pooled_means),
     };
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+        return bench_kernels(argc - 2, argv + 2);
+    }
     int failed = 0;
     for (int i = 0; i < TIERS; i++) {
         tiers[i].overlay(&ops);
