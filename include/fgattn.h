@@ -70,6 +70,9 @@ FGA_API const char *fga_status_name(fga_status status);
 
 /* ---- context ------------------------------------------------------------------------------ */
 
+/* FGA_DEVICE_CUDA: the device of the calling thread's current CUDA context, which must stay alive and current in every
+ * call. Attention runs there so far (bf16 and f16); entry points that compute on the processor refuse such a context.
+ */
 typedef enum fga_device { FGA_DEVICE_CPU = 0, FGA_DEVICE_CUDA = 1 } fga_device;
 
 /* Owns the thread pool, the allocator, the forced variant and the last error. */
@@ -79,7 +82,8 @@ typedef struct fga_context_options {
     size_t size;
     fga_device device;
     int threads;         /* 0 = as many as the process may run on */
-    const char *variant; /* force one kernel family by name ("c", "avx2", "avx512", "avx512bf16"); NULL = best */
+    const char *variant; /* force one kernel family by name ("c", "avx2", "avx512", "avx512bf16"; CUDA: "sm80",
+                            "sm90"); NULL = best */
     void *(*alloc)(void *user, size_t bytes); /* 64-byte aligned; NULL = the C library's */
     void (*free)(void *user, void *pointer);
     void (*log)(void *user, const char *line); /* NULL = silent */
@@ -114,7 +118,8 @@ FGA_API int fga_context_threads(const fga_context *ctx);
 FGA_API void fga_parallel_for(fga_context *ctx, int64_t items, void (*body)(void *arg, int64_t item, int worker),
                               void *arg);
 
-/* Kernel families compiled in, best last: name and whether this machine can run them. */
+/* Kernel families compiled in, best last, the processor's before those of CUDA devices: name and whether this machine
+ * (for CUDA: the device of the calling thread's current CUDA context) can run them. */
 FGA_API int fga_variant_count(void);
 FGA_API const char *fga_variant_name(int index);
 FGA_API bool fga_variant_runs_here(int index);

@@ -40,6 +40,7 @@ static fga_status check_desc(fga_context *ctx, const fga_attend_desc *d)
 
 fga_status fga_select_ops(fga_context *ctx, fga_ops *ops)
 {
+    FGA_TRY(fga_check_cpu(ctx, "this operator"));
     fga_status status = fga_ops_select(ctx->options.variant, ops);
     if (status == FGA_ERR_UNSUPPORTED) {
         return fga_context_fail(ctx, status, "this machine cannot run variant %s", ctx->options.variant);
@@ -68,13 +69,20 @@ fga_status fga_attend_plan_init(fga_context *ctx, const fga_attend_desc *desc, f
     FGA_TRY(check_desc(ctx, desc));
     *plan = (fga_attend_plan){.ctx = ctx, .desc = *desc};
     fga_attend_desc *d = &plan->desc;
+    if (d->scale == 0) {
+        d->scale = 1.0f / sqrtf((float)d->head_dim);
+    }
+    if (ctx->options.device == FGA_DEVICE_CUDA) {
+        FGA_TRY(fga_gpu_attend_prepare(ctx, d, &plan->gpu));
+        plan->rows = plan->gpu.rows;
+        plan->blocks = fga_ceil_div(d->query_len, plan->rows);
+        plan->workspace_bytes = plan->gpu.workspace_bytes;
+        return FGA_OK;
+    }
     FGA_TRY(fga_select_ops(ctx, &plan->ops));
     if (plan->ops.attend[d->dtype] == NULL) {
         return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "variant %s has no attention on %s", plan->ops.name,
                                 fga_dtype_name(d->dtype));
-    }
-    if (d->scale == 0) {
-        d->scale = 1.0f / sqrtf((float)d->head_dim);
     }
     plan->rows = d->block_m != 0 ? d->block_m : plan->ops.block_rows[d->dtype];
     if (plan->rows > plan->ops.max_rows) {
@@ -137,7 +145,7 @@ size_t fga_attend_plan_workspace(const fga_attend_plan *plan)
 
 const char *fga_attend_plan_variant(const fga_attend_plan *plan)
 {
-    return plan->ops.attend_variant[plan->desc.dtype];
+    return plan->gpu.variant != NULL ? plan->gpu.variant : plan->ops.attend_variant[plan->desc.dtype];
 }
 
 /* ---- run ---------------------------------------------------------------------------------------- */
@@ -338,10 +346,11 @@ static fga_status check_args(const fga_attend_plan *plan, const fga_attend_call 
     fga_shape queries = {d->batch, d->query_heads, d->query_len, d->head_dim, d->dtype};
     fga_shape keys = {d->batch, d->kv_heads, d->key_len, d->head_dim, d->dtype};
     FGA_TRY(fga_check_struct(ctx, "fga_attend_args", a->size, sizeof *a));
-    FGA_TRY(fga_check_tensor(ctx, "q", &a->q, &queries));
-    FGA_TRY(fga_check_tensor(ctx, "k", &a->k, &keys));
-    FGA_TRY(fga_check_tensor(ctx, "v", &a->v, &keys));
-    FGA_TRY(fga_check_tensor(ctx, "o", &a->o, &queries));
+    fga_device device = ctx->options.device;
+    FGA_TRY(fga_check_view(ctx, "q", &a->q, &queries, device));
+    FGA_TRY(fga_check_view(ctx, "k", &a->k, &keys, device));
+    FGA_TRY(fga_check_view(ctx, "v", &a->v, &keys, device));
+    FGA_TRY(fga_check_view(ctx, "o", &a->o, &queries, device));
     if (a->remainder != NULL) {
         FGA_TRY(fga_remainder_check(ctx, d, a->remainder));
     }
@@ -373,6 +382,7 @@ fga_status fga_attend_execute(const fga_attend_plan *plan, const fga_attend_call
 {
     fga_context *ctx = plan->ctx;
     const fga_attend_desc *d = &plan->desc;
+    FGA_TRY(fga_check_cpu(ctx, "this use of attention"));
     FGA_TRY(check_args(plan, call));
     FGA_TRY(fga_check_workspace(ctx, call->workspace, plan->workspace_bytes));
     int threads = fga_context_threads(ctx);
@@ -408,10 +418,14 @@ fga_status fga_attend_execute(const fga_attend_plan *plan, const fga_attend_call
 
 fga_status fga_attend_run(fga_attend_plan *plan, const fga_attend_args *args, void *workspace, void *stream)
 {
-    (void)stream; /* the CPU has none */
     if (plan == NULL || args == NULL) {
         return fga_context_fail(plan != NULL ? plan->ctx : NULL, FGA_ERR_ARGUMENT, "%s is NULL",
                                 plan == NULL ? "plan" : "args");
+    }
+    if (plan->ctx->options.device == FGA_DEVICE_CUDA) {
+        FGA_TRY(check_args(plan, &(fga_attend_call){.args = args}));
+        FGA_TRY(fga_check_workspace(plan->ctx, workspace, plan->workspace_bytes));
+        return fga_attend_run_gpu(plan, args, workspace, stream);
     }
     return fga_attend_execute(plan, &(fga_attend_call){.args = args, .workspace = workspace});
 }

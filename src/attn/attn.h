@@ -3,6 +3,7 @@
 #define FGA_ATTN_ATTN_H
 
 #include "attn/mask.h"
+#include "ops/gpu.h"
 #include "ops/ops.h"
 
 struct fga_attend_plan {
@@ -14,6 +15,7 @@ struct fga_attend_plan {
     int64_t items;  /* batch * query_heads * blocks */
     size_t key_list_bytes, scratch_bytes;
     size_t workspace_bytes;
+    fga_gpu_attend_plan gpu; /* on a CUDA context, instead of the operators and sizes of the processor's */
 };
 
 /* Query-key pairs of one run: what was computed, and what dense attention would have; valid tokens only, keys with
@@ -47,5 +49,7 @@ fga_status fga_check_mask(fga_context *ctx, const fga_attend_desc *desc, const f
 /* Fills a caller-owned plan: nothing to destroy. */
 fga_status fga_attend_plan_init(fga_context *ctx, const fga_attend_desc *desc, fga_attend_plan *plan);
 fga_status fga_attend_execute(const fga_attend_plan *plan, const fga_attend_call *call);
+/* Arguments, checked, go to the CUDA context's device; asynchronous on stream. */
+fga_status fga_attend_run_gpu(const fga_attend_plan *plan, const fga_attend_args *args, void *workspace, void *stream);
 
 #endif

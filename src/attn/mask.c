@@ -4,6 +4,7 @@
 #include "base/context.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- bits --------------------------------------------------------------------------------------- */
@@ -158,10 +159,18 @@ void fga_mask_release(fga_mask **handle)
     if (atomic_fetch_sub_explicit(&mask->references, 1, memory_order_acq_rel) > 1) {
         return;
     }
+<<<<<<< HEAD
     fga_mask_drop(mask, mask->bits);
     fga_mask_drop(mask, mask->run_offsets);
     fga_mask_drop(mask, mask->runs);
     fga_mask_drop(mask, mask->row_keys);
+=======
+    fga_gpu_mask_free(&mask->gpu);
+    drop(mask, mask->bits);
+    drop(mask, mask->run_offsets);
+    drop(mask, mask->runs);
+    drop(mask, mask->row_keys);
+>>>>>>> 4b7ae38 (Attend on CUDA devices of compute capability 8.0 and later)
     mask->free(mask->user, mask);
 }
 
@@ -210,12 +219,73 @@ double fga_mask_head_density(const fga_mask *mask, int64_t head)
     return all > 0 ? count_pairs(mask, head * mask->blocks, (head + 1) * mask->blocks) / all : 0.0;
 }
 
-static void seal_all(fga_mask *mask)
+typedef struct block_cost {
+    int32_t keys, block;
+} block_cost;
+
+static int costlier_first(const void *a, const void *b)
+{
+    const block_cost *x = a, *y = b;
+    return x->keys != y->keys ? (x->keys < y->keys) - (x->keys > y->keys)
+                              : (x->block > y->block) - (x->block < y->block);
+}
+
+/* order [rows]: within each head the blocks by falling number of keys. */
+static void order_blocks(const fga_mask *mask, block_cost *costs, int32_t *order)
 {
     for (int64_t row = 0; row < mask->rows; row++) {
-        fga_mask_seal_row(mask, row);
+        costs[row] = (block_cost){mask->row_keys[row], (int32_t)(row % mask->blocks)};
     }
-    fga_mask_seal(mask);
+    for (int64_t row = 0; row < mask->rows; row += mask->blocks) {
+        qsort(costs + row, (size_t)mask->blocks, sizeof *costs, costlier_first);
+    }
+    for (int64_t row = 0; row < mask->rows; row++) {
+        order[row] = costs[row].block;
+    }
+}
+
+fga_status fga_mask_publish(fga_context *ctx, fga_mask *mask)
+{
+    if (ctx->options.device != FGA_DEVICE_CUDA) {
+        return FGA_OK;
+    }
+    fga_gpu_mask_free(&mask->gpu);
+    block_cost *costs = fga_alloc(ctx, (size_t)mask->rows * sizeof *costs);
+    int32_t *order = fga_alloc(ctx, (size_t)mask->rows * sizeof *order);
+    fga_status status = FGA_ERR_MEMORY;
+    if (costs == NULL || order == NULL) {
+        fga_context_fail(ctx, status, "no memory to order %" PRId64 " blocks of a mask", mask->rows);
+        goto cleanup;
+    }
+    order_blocks(mask, costs, order);
+    const fga_gpu_mask_source source = {
+        .bits = mask->bits,
+        .run_offsets = mask->run_offsets,
+        .runs = (const uint32_t *)mask->runs,
+        .row_keys = mask->row_keys,
+        .row_order = order,
+        .rows = mask->rows,
+        .words = mask->words,
+    };
+    FGA_CHECK(fga_gpu_mask_upload(ctx, &source, &mask->gpu));
+cleanup:
+    fga_free(ctx, costs);
+    fga_free(ctx, order);
+    return status;
+}
+
+/* Seals and publishes a bit map; releases it where that fails. */
+static fga_status finish(fga_context *ctx, fga_mask **mask)
+{
+    for (int64_t row = 0; row < (*mask)->rows; row++) {
+        fga_mask_seal_row(*mask, row);
+    }
+    fga_mask_seal(*mask);
+    fga_status status = fga_mask_publish(ctx, *mask);
+    if (status != FGA_OK) {
+        fga_mask_release(mask);
+    }
+    return status;
 }
 
 /* ---- builders ----------------------------------------------------------------------------------- */
@@ -247,8 +317,7 @@ fga_status fga_mask_from_bool(fga_context *ctx, const fga_mask_desc *desc, const
             bits[v / 64] |= (uint64_t)(kept[v] != 0) << (v % 64);
         }
     }
-    seal_all(mask);
-    return FGA_OK;
+    return finish(ctx, out);
 }
 
 /* Offsets before any tile is read: only rising ones stay inside the list. */
@@ -296,8 +365,7 @@ fga_status fga_mask_from_lists(fga_context *ctx, const fga_mask_desc *desc, cons
         fga_mask_release(out);
         return status;
     }
-    seal_all(*out);
-    return FGA_OK;
+    return finish(ctx, out);
 }
 
 fga_status fga_mask_from_function(fga_context *ctx, const fga_mask_desc *desc,
@@ -317,8 +385,7 @@ fga_status fga_mask_from_function(fga_context *ctx, const fga_mask_desc *desc,
             }
         }
     }
-    seal_all(mask);
-    return FGA_OK;
+    return finish(ctx, out);
 }
 
 /* ---- reading ------------------------------------------------------------------------------------ */
@@ -450,3 +517,94 @@ int64_t fga_mask_list_keys(const fga_mask *mask, int64_t row, const fga_spans *k
     }
     return count;
 }
+<<<<<<< HEAD
+=======
+
+/* ---- storage ------------------------------------------------------------------------------------ */
+
+fga_mask_storage fga_mask_storage_kind(const fga_mask *mask)
+{
+    return mask->storage;
+}
+
+static size_t runs_bytes(const fga_mask *mask, int64_t runs)
+{
+    return (size_t)(mask->rows + 1) * sizeof(int64_t) + (size_t)runs * sizeof(fga_run);
+}
+
+static int64_t count_runs(const fga_mask *mask)
+{
+    int64_t runs = 0;
+    for (int64_t row = 0; row < mask->rows; row++) {
+        for (int64_t from = 0, begin; fga_mask_row_run(mask, row, from, &begin, &from); runs++) {
+        }
+    }
+    return runs;
+}
+
+size_t fga_mask_bytes(const fga_mask *mask)
+{
+    return mask->storage == FGA_MASK_BITMAP ? bitmap_bytes(mask) : runs_bytes(mask, mask->run_offsets[mask->rows]);
+}
+
+static fga_status to_runs(fga_context *ctx, fga_mask *mask, int64_t runs)
+{
+    int64_t *offsets = fga_alloc(ctx, (size_t)(mask->rows + 1) * sizeof *offsets);
+    fga_run *list = fga_alloc(ctx, (size_t)runs * sizeof *list);
+    if (offsets == NULL || list == NULL) {
+        fga_free(ctx, offsets);
+        fga_free(ctx, list);
+        return fga_context_fail(ctx, FGA_ERR_MEMORY, "no memory for %" PRId64 " runs of a mask", runs);
+    }
+    int64_t count = 0;
+    offsets[0] = 0;
+    for (int64_t row = 0; row < mask->rows; row++) {
+        int64_t begin, end = 0;
+        while (fga_mask_row_run(mask, row, end, &begin, &end)) {
+            list[count++] = (fga_run){(uint32_t)begin, (uint32_t)end};
+        }
+        offsets[row + 1] = count;
+    }
+    drop(mask, mask->bits);
+    mask->bits = NULL;
+    mask->run_offsets = offsets;
+    mask->runs = list;
+    mask->storage = FGA_MASK_RUNS;
+    return FGA_OK;
+}
+
+static fga_status to_bitmap(fga_context *ctx, fga_mask *mask)
+{
+    uint64_t *bits = fga_alloc(ctx, bitmap_bytes(mask));
+    if (bits == NULL) {
+        return fga_context_fail(ctx, FGA_ERR_MEMORY, "no memory for a bit map of %zu bytes", bitmap_bytes(mask));
+    }
+    memset(bits, 0, bitmap_bytes(mask));
+    for (int64_t row = 0; row < mask->rows; row++) {
+        for (int64_t i = mask->run_offsets[row]; i < mask->run_offsets[row + 1]; i++) {
+            fga_bits_set(bits + row * mask->words, mask->runs[i].begin, mask->runs[i].end);
+        }
+    }
+    drop(mask, mask->run_offsets);
+    drop(mask, mask->runs);
+    mask->run_offsets = NULL;
+    mask->runs = NULL;
+    mask->bits = bits;
+    mask->storage = FGA_MASK_BITMAP;
+    return FGA_OK;
+}
+
+fga_status fga_mask_compress(fga_context *ctx, fga_mask *mask)
+{
+    if (ctx == NULL || mask == NULL) {
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "%s is NULL", ctx == NULL ? "ctx" : "mask");
+    }
+    int64_t runs = count_runs(mask);
+    fga_mask_storage smaller = runs_bytes(mask, runs) < bitmap_bytes(mask) ? FGA_MASK_RUNS : FGA_MASK_BITMAP;
+    if (smaller == mask->storage) {
+        return FGA_OK;
+    }
+    FGA_TRY(smaller == FGA_MASK_RUNS ? to_runs(ctx, mask, runs) : to_bitmap(ctx, mask));
+    return fga_mask_publish(ctx, mask);
+}
+>>>>>>> 4b7ae38 (Attend on CUDA devices of compute capability 8.0 and later)

@@ -3,6 +3,7 @@
 #define FGA_ATTN_MASK_H
 
 #include "attn/grid.h"
+#include "ops/gpu.h"
 
 #include <stdatomic.h>
 
@@ -32,6 +33,7 @@ struct fga_mask {
     fga_run *runs;
     int32_t *row_keys; /* [rows]: kept valid keys */
     double pairs_kept, pairs_all;
+    fga_gpu_mask gpu; /* the copy on the device of a CUDA context */
 };
 
 fga_status fga_mask_check_desc(fga_context *ctx, const fga_mask_desc *desc);
@@ -41,6 +43,8 @@ fga_status fga_mask_create(fga_context *ctx, const fga_mask_desc *desc, fga_mask
 void fga_mask_seal_row(fga_mask *mask, int64_t row);
 /* After every row is sealed: the sums over all rows. */
 void fga_mask_seal(fga_mask *mask);
+/* On a CUDA context: copies the finished mask to the device, in place of an earlier copy. Else nothing. */
+fga_status fga_mask_publish(fga_context *ctx, fga_mask *mask);
 
 static inline int64_t fga_mask_row(const fga_mask *mask, int64_t b, int64_t h, int64_t u)
 {

@@ -294,6 +294,7 @@ fga_status fga_select_topk(fga_context *ctx, const fga_predict_desc *desc, const
                                                  : "mask");
     }
     *out = NULL;
+    FGA_TRY(fga_check_cpu(ctx, "fga_select_topk"));
     FGA_TRY(fga_check_struct(ctx, "fga_predict_desc", desc->size, sizeof *desc));
     if (!(density >= 0)) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "density is %g, wanted at least 0", density);
