@@ -159,18 +159,11 @@ void fga_mask_release(fga_mask **handle)
     if (atomic_fetch_sub_explicit(&mask->references, 1, memory_order_acq_rel) > 1) {
         return;
     }
-<<<<<<< HEAD
+    fga_gpu_mask_free(&mask->gpu);
     fga_mask_drop(mask, mask->bits);
     fga_mask_drop(mask, mask->run_offsets);
     fga_mask_drop(mask, mask->runs);
     fga_mask_drop(mask, mask->row_keys);
-=======
-    fga_gpu_mask_free(&mask->gpu);
-    drop(mask, mask->bits);
-    drop(mask, mask->run_offsets);
-    drop(mask, mask->runs);
-    drop(mask, mask->row_keys);
->>>>>>> 4b7ae38 (Attend on CUDA devices of compute capability 8.0 and later)
     mask->free(mask->user, mask);
 }
 
@@ -517,94 +510,3 @@ int64_t fga_mask_list_keys(const fga_mask *mask, int64_t row, const fga_spans *k
     }
     return count;
 }
-<<<<<<< HEAD
-=======
-
-/* ---- storage ------------------------------------------------------------------------------------ */
-
-fga_mask_storage fga_mask_storage_kind(const fga_mask *mask)
-{
-    return mask->storage;
-}
-
-static size_t runs_bytes(const fga_mask *mask, int64_t runs)
-{
-    return (size_t)(mask->rows + 1) * sizeof(int64_t) + (size_t)runs * sizeof(fga_run);
-}
-
-static int64_t count_runs(const fga_mask *mask)
-{
-    int64_t runs = 0;
-    for (int64_t row = 0; row < mask->rows; row++) {
-        for (int64_t from = 0, begin; fga_mask_row_run(mask, row, from, &begin, &from); runs++) {
-        }
-    }
-    return runs;
-}
-
-size_t fga_mask_bytes(const fga_mask *mask)
-{
-    return mask->storage == FGA_MASK_BITMAP ? bitmap_bytes(mask) : runs_bytes(mask, mask->run_offsets[mask->rows]);
-}
-
-static fga_status to_runs(fga_context *ctx, fga_mask *mask, int64_t runs)
-{
-    int64_t *offsets = fga_alloc(ctx, (size_t)(mask->rows + 1) * sizeof *offsets);
-    fga_run *list = fga_alloc(ctx, (size_t)runs * sizeof *list);
-    if (offsets == NULL || list == NULL) {
-        fga_free(ctx, offsets);
-        fga_free(ctx, list);
-        return fga_context_fail(ctx, FGA_ERR_MEMORY, "no memory for %" PRId64 " runs of a mask", runs);
-    }
-    int64_t count = 0;
-    offsets[0] = 0;
-    for (int64_t row = 0; row < mask->rows; row++) {
-        int64_t begin, end = 0;
-        while (fga_mask_row_run(mask, row, end, &begin, &end)) {
-            list[count++] = (fga_run){(uint32_t)begin, (uint32_t)end};
-        }
-        offsets[row + 1] = count;
-    }
-    drop(mask, mask->bits);
-    mask->bits = NULL;
-    mask->run_offsets = offsets;
-    mask->runs = list;
-    mask->storage = FGA_MASK_RUNS;
-    return FGA_OK;
-}
-
-static fga_status to_bitmap(fga_context *ctx, fga_mask *mask)
-{
-    uint64_t *bits = fga_alloc(ctx, bitmap_bytes(mask));
-    if (bits == NULL) {
-        return fga_context_fail(ctx, FGA_ERR_MEMORY, "no memory for a bit map of %zu bytes", bitmap_bytes(mask));
-    }
-    memset(bits, 0, bitmap_bytes(mask));
-    for (int64_t row = 0; row < mask->rows; row++) {
-        for (int64_t i = mask->run_offsets[row]; i < mask->run_offsets[row + 1]; i++) {
-            fga_bits_set(bits + row * mask->words, mask->runs[i].begin, mask->runs[i].end);
-        }
-    }
-    drop(mask, mask->run_offsets);
-    drop(mask, mask->runs);
-    mask->run_offsets = NULL;
-    mask->runs = NULL;
-    mask->bits = bits;
-    mask->storage = FGA_MASK_BITMAP;
-    return FGA_OK;
-}
-
-fga_status fga_mask_compress(fga_context *ctx, fga_mask *mask)
-{
-    if (ctx == NULL || mask == NULL) {
-        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "%s is NULL", ctx == NULL ? "ctx" : "mask");
-    }
-    int64_t runs = count_runs(mask);
-    fga_mask_storage smaller = runs_bytes(mask, runs) < bitmap_bytes(mask) ? FGA_MASK_RUNS : FGA_MASK_BITMAP;
-    if (smaller == mask->storage) {
-        return FGA_OK;
-    }
-    FGA_TRY(smaller == FGA_MASK_RUNS ? to_runs(ctx, mask, runs) : to_bitmap(ctx, mask));
-    return fga_mask_publish(ctx, mask);
-}
->>>>>>> 4b7ae38 (Attend on CUDA devices of compute capability 8.0 and later)

@@ -119,7 +119,8 @@ fga_status fga_mask_compress(fga_context *ctx, fga_mask *mask)
     if (smaller == mask->storage) {
         return FGA_OK;
     }
-    return smaller == FGA_MASK_RUNS ? to_runs(ctx, mask, runs) : to_bitmap(ctx, mask);
+    FGA_TRY(smaller == FGA_MASK_RUNS ? to_runs(ctx, mask, runs) : to_bitmap(ctx, mask));
+    return fga_mask_publish(ctx, mask);
 }
 
 /* ---- as a copy ------------------------------------------------------------------------------------- */
