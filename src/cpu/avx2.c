@@ -5,7 +5,6 @@
 
 #include "cpu/attend_panel.h"
 #include "cpu/cpu.h"
-#include "cpu/rank_panel.h"
 #include "cpu/score_panel.h"
 #include "cpu/sum_panel.h"
 
@@ -20,8 +19,5 @@ void fga_overlay_avx2(fga_ops *ops)
     }
     ops->pool = pool;
     ops->sums = sums;
-    ops->rank = rank;
-    ops->rank_scratch = rank_scratch;
-    ops->rank_rows = RANK_ROWS;
-    ops->alike = alike;
+    ops->mass = mass;
 }
