@@ -95,5 +95,6 @@ int cli_generate(int argc, char **argv);
 int cli_compare(int argc, char **argv);
 int cli_verify(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
+int cli_bench(int argc, char **argv);
 
 #endif

@@ -74,6 +74,12 @@ static void print_machine(int threads)
     }
 }
 
+/* Families for programs that bring a CUDA context: this one does not. */
+static bool is_cuda(const char *variant)
+{
+    return strncmp(variant, "sm", 2) == 0;
+}
+
 static void print_libraries(void)
 {
     const dnnl_version_t *dnnl = dnnl_version();
@@ -87,7 +93,12 @@ static void print_libraries(void)
     } else {
         printf("  %-14snot on PATH: no .mp4 (.png, .apng and .y4m work without it)\n", "ffmpeg");
     }
-    printf("  %-14snot in this build: the processor computes everything\n", "CUDA");
+    bool cuda = false;
+    for (int i = 0; i < fga_variant_count(); i++) {
+        cuda = cuda || is_cuda(fga_variant_name(i));
+    }
+    printf("  %-14s%s: the processor computes everything here\n", "CUDA",
+           cuda ? "kernels for programs that bring a CUDA context" : "not in this build");
 }
 
 static const char *needs(const char *variant)
@@ -130,7 +141,9 @@ static void print_kernels(fga_context *ctx)
     for (int i = 0; i < fga_variant_count(); i++) {
         const char *name = fga_variant_name(i);
         printf("  %-14s", name);
-        if (!fga_variant_runs_here(i)) {
+        if (is_cuda(name)) {
+            printf("for CUDA contexts, compute capability %c.%c\n", name[2], name[3]);
+        } else if (!fga_variant_runs_here(i)) {
             printf("does not run here: needs %s\n", needs(name));
         } else if (i == best) {
             puts("runs here; the default, because it is the fastest that does");

@@ -3,6 +3,7 @@
 #include "job.h"
 #include "json.h"
 #include "latents.h"
+#include "plan.h"
 #include "progress.h"
 #include "report.h"
 
@@ -12,13 +13,14 @@
 #include <strings.h>
 
 typedef struct settings {
-    const char *model, *prompt, *negative, *attention, *variant, *output, *latents, *json, *capture;
+    const char *model, *prompt, *negative, *variant, *output, *latents, *json, *capture;
     cli_capture_choice choice;
+    cli_attention attention;
     int size[2], frames, steps, threads;
-    double guidance, shift, density, measure;
+    double guidance, shift, measure;
     uint64_t seed;
     int sampler, dtype, device, versus;
-    bool size_given, frames_given, steps_given, guidance_given, shift_given, density_given, measure_given;
+    bool size_given, frames_given, steps_given, guidance_given, shift_given, measure_given;
     bool versus_given, quiet, force;
 } settings;
 
@@ -33,6 +35,7 @@ typedef struct command {
     cli_latents latents;
     cli_capture capture;
     cli_json json;
+    fgv_profile profile;
     uint8_t *sparse_rgb, *dense_rgb; /* [frames][height][width][3], with --versus */
     uint64_t predicted;
     cli_report report;
@@ -43,20 +46,10 @@ static const char *const dtypes[] = {"auto", "f32", "bf16", NULL};
 static const char *const devices[] = {"cpu", "cuda", NULL};
 static const char *const twins[] = {"dense", NULL};
 
-/* The library knows the presets; the help only lists them. */
-static void describe_presets(char *text, size_t bytes)
-{
-    size_t length = (size_t)snprintf(text, bytes, "PRESET[,key=value...], such as dfs,dense_layers=2; default dfs");
-    for (int i = 0; i < fga_preset_count() && length < bytes; i++) {
-        length +=
-            (size_t)snprintf(text + length, bytes - length, "\n%s: %s", fga_preset_name(i), fga_preset_summary(i));
-    }
-}
-
 static int read_settings(int argc, char **argv, settings *s)
 {
-    char presets[1024];
-    describe_presets(presets, sizeof presets);
+    char presets[4096];
+    cli_describe_presets(presets, sizeof presets);
     const cli_option options[] = {
         {.help = "what to generate"},
         {"prompt", 'p', CLI_TEXT, &s->prompt, "TEXT", .help = "what the video shows"},
@@ -84,9 +77,16 @@ static int read_settings(int argc, char **argv, settings *s)
         {"dtype", 0, CLI_CHOICE, &s->dtype, "TYPE", .help = "of the arithmetic: auto (default), f32 or bf16",
          .choices = dtypes},
         {.help = "attention"},
-        {"attention", 'a', CLI_TEXT, &s->attention, "PRESET", .help = presets, .low = 1},
-        {"density", 'd', CLI_NUMBER, &s->density, "D", .help = "share of the keys kept in sparse steps, 0.3 = 30 %",
-         .low = 1e-6, .high = 1, .given = &s->density_given},
+        {"attention", 'a', CLI_TEXT, &s->attention.text, "PRESET", .help = presets, .low = 1},
+        {"density", 'd', CLI_NUMBER, &s->attention.density, "D",
+         .help = "share of the keys kept in sparse steps, 0.3 = 30 %", .low = 1e-6, .high = 1,
+         .given = &s->attention.density_given},
+        {"recall", 0, CLI_NUMBER, &s->attention.recall, "R", .help = CLI_RECALL_HELP, .low = 1e-6, .high = 1,
+         .given = &s->attention.recall_given},
+        {"error", 0, CLI_NUMBER, &s->attention.error, "E", .help = CLI_ERROR_HELP, .low = 1e-6, .high = 10,
+         .given = &s->attention.error_given},
+        {"profile", 0, CLI_TEXT, &s->attention.profile, "FILE",
+         .help = "attention as `fgattn tune` found it for this model", .low = 1},
         {"measure", 0, CLI_NUMBER, &s->measure, "F",
          .help = "share of the queries on which recall is measured against\n"
                  "exact attention; 0 = no measurement",
@@ -130,6 +130,7 @@ static int read_settings(int argc, char **argv, settings *s)
         "  fgattn generate --prompt \"a small blue square bouncing on a navy striped background\" --seed 7 --density "
         "0.2 --versus dense -o square.apng\n"
         "  fgattn generate --model Wan2.1-T2V-1.3B-Diffusers --prompt \"a cat on a boat\" --size 480x272 --frames 33\n"
+        "  fgattn generate --prompt \"a white ring moving up over a dotted floor\" --recall 0.97\n"
         "  fgattn generate --prompt \"a green star moving left over a dotted floor\" --attention dense --json "
         "figures.json --quiet\n",
     };
@@ -145,6 +146,10 @@ static int check_settings(const settings *s)
     if (strcmp(devices[s->device], "cuda") == 0) {
         return cli_fail(CLI_ERROR, "--device cuda: this build computes on the processor only; leave --device out");
     }
+    if (s->measure_given && s->measure <= 0 && (s->attention.recall_given || s->attention.error_given)) {
+        return cli_fail(CLI_USAGE, "generate: --%s holds what is measured, and --measure 0 measures nothing",
+                        s->attention.recall_given ? "recall" : "error");
+    }
     const char *ending = strrchr(s->output, '.');
     char path[4096];
     if (ending != NULL && (strcasecmp(ending, ".mp4") == 0 || strcasecmp(ending, ".gif") == 0) &&
@@ -155,19 +160,6 @@ static int check_settings(const settings *s)
                         s->output);
     }
     return CLI_DONE;
-}
-
-static int make_policy(command *c, const char *attention, fga_policy *policy)
-{
-    char text[1024];
-    const settings *s = &c->set;
-    int length = s->density_given ? snprintf(text, sizeof text, "%s,density=%.14f", attention, s->density)
-                                  : snprintf(text, sizeof text, "%s", attention);
-    if (length < 0 || (size_t)length >= sizeof text) {
-        return cli_fail(CLI_USAGE, "--attention: a text of %zu bytes is too long", strlen(attention));
-    }
-    fga_status status = fga_policy_parse(c->ctx, text, policy);
-    return status == FGA_OK ? CLI_DONE : cli_fail_status(c->ctx, status);
 }
 
 static int make_request(command *c)
@@ -189,7 +181,7 @@ static int make_request(command *c)
     r->sampler = s->sampler == 0 ? FGV_SAMPLER_UNIPC : FGV_SAMPLER_EULER;
     r->compute = (fgv_compute)s->dtype;
     r->measure_fraction = s->measure_given ? s->measure : r->measure_fraction;
-    int code = make_policy(c, s->attention, &r->policy);
+    int code = cli_use_profile(c->ctx, &c->profile, &s->attention, c->model, r);
     if (code != CLI_DONE) {
         return code;
     }
@@ -358,6 +350,7 @@ static int generate_twin(command *c)
         return cli_fail_status(c->ctx, status);
     }
     c->request.measure_fraction = 0;
+    c->request.override_count = 0;
     int code = generate_one(c, "dense twin: ", c->dense_rgb, &c->report.dense);
     if (code == CLI_INTERRUPTED) {
         return interrupted_by_dense_twin(c);
@@ -401,8 +394,8 @@ static int prepare(command *c)
 {
     const settings *s = &c->set;
     int code = cli_open_context(s->threads, s->variant, &c->ctx);
-    fga_policy unused; /* a wrong preset is found out before a large model is opened */
-    code = code == CLI_DONE ? make_policy(c, s->attention, &unused) : code;
+    /* a wrong preset is found out before a large model is opened */
+    code = code == CLI_DONE ? cli_read_attention(c->ctx, &s->attention, &c->profile) : code;
     code = code == CLI_DONE ? cli_open_model(c->ctx, s->model, &c->model) : code;
     code = code == CLI_DONE ? make_request(c) : code;
     if (code != CLI_DONE) {
@@ -460,6 +453,7 @@ static int carry_out(command *c)
     c->report.steps = c->request.steps;
     c->report.threads = fga_context_threads(c->ctx);
     c->report.measure_fraction = c->request.measure_fraction;
+    c->report.target = c->request.policy;
     c->report.versus_dense = c->set.versus_given;
     code = generate_video(c);
     if (code == CLI_DONE && c->set.versus_given) {
@@ -470,7 +464,7 @@ static int carry_out(command *c)
 
 int cli_generate(int argc, char **argv)
 {
-    command c = {.set = {.attention = "dfs", .output = "fgattn.mp4"}};
+    command c = {.set = {.output = "fgattn.mp4"}, .profile = fgv_profile_default()};
     int code = read_settings(argc, argv, &c.set);
     code = code == CLI_DONE ? check_settings(&c.set) : code;
     if (code == CLI_DONE) {
@@ -481,6 +475,7 @@ int cli_generate(int argc, char **argv)
     cli_json_abandon(&c.json);
     cli_latents_abandon(&c.latents);
     cli_capture_free(&c.capture);
+    fgv_profile_free(&c.profile);
     free(c.sparse_rgb);
     free(c.dense_rgb);
     fgv_model_close(&c.model);

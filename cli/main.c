@@ -15,6 +15,7 @@ static const struct verb {
     {"compare", cli_compare, "how far one video is from another: PSNR, SSIM"},
     {"verify", cli_verify, "every stage of a checkpoint against golden tensors"},
     {"doctor", cli_doctor, "what this machine has, and what a job would need"},
+    {"bench", cli_bench, "how fast attention is here, against dense attention and the processor's peak"},
 };
 
 enum { verb_count = sizeof verbs / sizeof verbs[0] };

@@ -20,6 +20,25 @@ static double measured(const fga_session_report *r, double value)
 
 /* ---- in words ---------------------------------------------------------------------------------- */
 
+/* What --recall and --error asked for, and what that took. */
+static void print_target(const cli_report *report, FILE *file)
+{
+    const fga_policy *t = &report->target;
+    const fga_session_report *r = &report->run.result.attention;
+    if (!(t->target_recall > 0) && !(t->target_error > 0)) {
+        return;
+    }
+    fputs("target     ", file);
+    if (t->target_recall > 0) {
+        fprintf(file, "recall at least %g, and %g in every head; ", t->target_recall, t->recall_floor);
+    }
+    if (t->target_error > 0) {
+        fprintf(file, "output error at most %g in every head; ", t->target_error);
+    }
+    fprintf(file, "%lld times a head was made dense for it, %lld masks were renewed early\n",
+            (long long)r->heads_made_dense, (long long)r->refreshes_early);
+}
+
 static void print_attention(const cli_report *report, FILE *file)
 {
     const fga_session_report *r = &report->run.result.attention;
@@ -37,7 +56,10 @@ static void print_attention(const cli_report *report, FILE *file)
                 "recall     %.3f mean, %.3f worst head: the share of the attention weight that was kept, measured on "
                 "%g %% of the queries\n",
                 r->recall_mean, r->recall_worst, 100 * report->measure_fraction);
+        fprintf(file, "error      %.4f mean, %.4f worst call: of the attention's output, against exact attention\n",
+                r->output_error_mean, r->output_error_worst);
     }
+    print_target(report, file);
 }
 
 static void print_versus(const cli_report *report, FILE *file)
@@ -92,11 +114,16 @@ static void add_run(cJSON *object, const cli_report *report, const cli_run *run)
     cli_json_number(object, "predicted_bytes", (double)r->predicted_bytes);
     cli_json_number(object, "density_mean", ratio(a->pairs_kept, a->pairs_total));
     cli_json_number(object, "density_sparse", density_sparse);
-    cli_json_number(object, "cost_sparse", density_sparse); /* no policy here adds summary keys */
+    cli_json_number(object, "cost_sparse", ratio(a->sparse_kept + a->sparse_summaries, a->sparse_total));
     cli_json_number(object, "recall_mean", measured(a, a->recall_mean));
     cli_json_number(object, "recall_p05", measured(a, a->recall_p05));
     cli_json_number(object, "recall_worst", measured(a, a->recall_worst));
     cli_json_number(object, "output_error_mean", measured(a, a->output_error_mean));
+    cli_json_number(object, "output_error_worst", measured(a, a->output_error_worst));
+    cli_json_number(object, "heads_made_dense", (double)a->heads_made_dense);
+    cli_json_number(object, "refreshes_early", (double)a->refreshes_early);
+    cli_json_number(object, "measure_s", a->measure_s);
+    cli_json_number(object, "mask_bytes", (double)a->mask_bytes_peak);
     cli_json_number(object, "steps_dense", r->steps_dense);
     cli_json_number(object, "steps_refresh", r->steps_refresh);
     cli_json_number(object, "steps_reuse", r->steps_reuse);

@@ -14,6 +14,7 @@ typedef struct cli_report {
     const char *output;
     int width, height, frames, steps, threads;
     double measure_fraction;
+    fga_policy target; /* what the run was to hold */
     cli_run run;
     bool versus_dense; /* the two members below hold */
     cli_run dense;

@@ -3,7 +3,7 @@ include(CMakePackageConfigHelpers)
 
 set(shared_libraries fgattn)
 set(static_libraries fgattn_static)
-set(headers include/fgattn.h)
+set(headers include/fgattn.h include/fgattn_inspect.h)
 set(pkgconfig_files fgattn)
 if(FGATTN_VIDEO)
   list(APPEND shared_libraries fgvideo)

@@ -70,6 +70,9 @@ FGA_API const char *fga_status_name(fga_status status);
 
 /* ---- context ------------------------------------------------------------------------------ */
 
+/* FGA_DEVICE_CUDA: the device of the calling thread's current CUDA context, which must stay alive and current in every
+ * call. Attention runs there so far (bf16 and f16); entry points that compute on the processor refuse such a context.
+ */
 typedef enum fga_device { FGA_DEVICE_CPU = 0, FGA_DEVICE_CUDA = 1 } fga_device;
 
 /* Owns the thread pool, the allocator, the forced variant and the last error. */
@@ -79,7 +82,8 @@ typedef struct fga_context_options {
     size_t size;
     fga_device device;
     int threads;         /* 0 = as many as the process may run on */
-    const char *variant; /* force one kernel family by name ("c", "avx2", "avx512", "avx512bf16"); NULL = best */
+    const char *variant; /* force one kernel family by name ("c", "avx2", "avx512", "avx512bf16"; CUDA: "sm80",
+                            "sm90"); NULL = best */
     void *(*alloc)(void *user, size_t bytes); /* 64-byte aligned; NULL = the C library's */
     void (*free)(void *user, void *pointer);
     void (*log)(void *user, const char *line); /* NULL = silent */
@@ -114,7 +118,8 @@ FGA_API int fga_context_threads(const fga_context *ctx);
 FGA_API void fga_parallel_for(fga_context *ctx, int64_t items, void (*body)(void *arg, int64_t item, int worker),
                               void *arg);
 
-/* Kernel families compiled in, best last: name and whether this machine can run them. */
+/* Kernel families compiled in, best last, the processor's before those of CUDA devices: name and whether this machine
+ * (for CUDA: the device of the calling thread's current CUDA context) can run them. */
 FGA_API int fga_variant_count(void);
 FGA_API const char *fga_variant_name(int index);
 FGA_API bool fga_variant_runs_here(int index);
@@ -317,7 +322,8 @@ typedef enum fga_rest { FGA_REST_DROP = 0, FGA_REST_REMAINDER = 1 } fga_rest;
  * start at one step the later counts. */
 typedef struct fga_phase {
     int32_t numerator, denominator;
-    double density; /* kept fraction of key tiles per block, in (0, 1]; 1 keeps all, still through the sparse path */
+    double density; /* kept fraction of key tiles per block, in (0, 1]; 1 keeps all, still through the sparse path.
+                       0 = none, where the selection does not go by density */
 } fga_phase;
 
 /* Where a row of scores belongs. */
@@ -383,9 +389,10 @@ FGA_API int fga_preset_count(void);
 FGA_API const char *fga_preset_name(int index);
 FGA_API const char *fga_preset_summary(int index); /* one line for humans */
 /* text = PRESET[,key=value...], e.g. "dfs,density=0.2,dense_layers=2". Keys are the struct's names, plus
- * density=D (all phases) and phases=a/b:D;a/b:D... */
+ * density=D (all phases), phases=a/b:D;a/b:D... (without :D where the selection does not go by density), and refresh=N
+ * for refresh_every=N. */
 FGA_API fga_status fga_policy_parse(fga_context *ctx, const char *text, fga_policy *policy);
-#define FGA_POLICY_TEXT 1024 /* bytes that any policy's text fits */
+#define FGA_POLICY_TEXT 1536 /* bytes that any policy's text fits */
 /* Applies "key=value[,key=value...]" to a policy; on failure it is unchanged. */
 FGA_API fga_status fga_policy_set(fga_context *ctx, const char *settings, fga_policy *policy);
 /* Writes the canonical text form: the preset's name and what differs from it. */

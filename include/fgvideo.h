@@ -91,7 +91,9 @@ typedef struct fgv_request {
     fgv_sampler sampler;
     fgv_compute compute; /* of linear layers, convolutions and attention inputs */
     fga_policy policy;
-    double measure_fraction; /* fga_session_desc's; 0 = do not measure */
+    double measure_fraction;       /* fga_session_desc's; 0 = do not measure */
+    const fga_override *overrides; /* of the policy, [override_count]; fga_session_desc's */
+    int32_t override_count;
     /* Called at the start of every stage, after everything that counts in `done`, and before every layer in between.
      * Returning false stops the generation with FGA_ERR_INTERRUPTED. May be NULL. */
     bool (*on_progress)(void *user, const fgv_progress *progress);
@@ -101,8 +103,10 @@ typedef struct fgv_request {
     bool (*on_latents)(void *user, const float *latents, int channels, int t, int h, int w);
     /* Called before every self-attention; the inputs are valid during the call. Returning false stops. May be NULL. */
     bool (*on_attention)(void *user, const fgv_capture *inputs);
+    /* Told of every measured call of self-attention. May be NULL. */
+    void (*on_measure)(void *user, const fga_measured *measured);
     void *user;
-    uintptr_t reserved[6];
+    uintptr_t reserved[3];
 } fgv_request;
 
 typedef struct fgv_result {
@@ -170,6 +174,42 @@ FGV_API int fgv_capture_count(const fgv_capture_file *file);
 /* Capture `index`, by rising step, layer, branch; its tensors lie in the mapping and must not be written to. steps and
  * layers are 0 where the file does not say. */
 FGV_API fgv_capture fgv_capture_get(const fgv_capture_file *file, int index);
+
+/* ---- profiles ------------------------------------------------------------------------------ */
+
+/* How a policy did on some prompts, over the measured sparse calls; NaN: not known. */
+typedef struct fgv_profile_figures {
+    int prompts; /* 0: there are no figures */
+    double recall_mean, recall_worst, output_error_mean, output_error_worst;
+    double density, cost; /* of sparse calls */
+    double held;          /* share of all measured (call, head) that the target, or the floor of recall, held for */
+} fgv_profile_figures;
+
+/* A policy and what differs from it for some layers, heads and guidance branches, with where that comes from: what
+ * `fgattn tune` writes and `generate --profile` reads. In a file: one JSON object, described in docs/cli.md. */
+typedef struct fgv_profile {
+    size_t size;
+    fga_policy policy;
+    fga_override *overrides; /* [override_count], malloc'd; freed by fgv_profile_free */
+    int32_t override_count;
+    char model[96];              /* a name for people; "" = none */
+    int layers, heads, head_dim; /* of the model; 0 = not said */
+    int branches;                /* guidance branches it was tuned with; 0 = not said */
+    /* What it was tuned for and on; 0, NULL = not said. */
+    double target_recall, recall_floor, target_error;
+    double quantile; /* of the measured points that reach the target while tuning */
+    int width, height, frames, steps;
+    char *prompts; /* one per line, malloc'd */
+    fgv_profile_figures tuning, held_out;
+} fgv_profile;
+
+FGV_API fgv_profile fgv_profile_default(void); /* policy "dense", nothing else */
+FGV_API void fgv_profile_free(fgv_profile *profile);
+/* FGA_ERR_DATA names the key and what was expected; *profile is then the default. The overrides' settings are checked
+ * by what carries them out: fgv_request_check, fga_session_create. */
+FGV_API fga_status fgv_profile_read(fga_context *ctx, const char *path, fgv_profile *profile);
+/* Written to PATH.part and renamed when complete. */
+FGV_API fga_status fgv_profile_write(fga_context *ctx, const char *path, const fgv_profile *profile);
 
 /* ---- writing and comparing video ----------------------------------------------------------- */
 

@@ -40,6 +40,7 @@ static fga_status check_desc(fga_context *ctx, const fga_attend_desc *d)
 
 fga_status fga_select_ops(fga_context *ctx, fga_ops *ops)
 {
+    FGA_TRY(fga_check_cpu(ctx, "this operator"));
     fga_status status = fga_ops_select(ctx->options.variant, ops);
     if (status == FGA_ERR_UNSUPPORTED) {
         return fga_context_fail(ctx, status, "this machine cannot run variant %s", ctx->options.variant);
@@ -68,13 +69,20 @@ fga_status fga_attend_plan_init(fga_context *ctx, const fga_attend_desc *desc, f
     FGA_TRY(check_desc(ctx, desc));
     *plan = (fga_attend_plan){.ctx = ctx, .desc = *desc};
     fga_attend_desc *d = &plan->desc;
+    if (d->scale == 0) {
+        d->scale = 1.0f / sqrtf((float)d->head_dim);
+    }
+    if (ctx->options.device == FGA_DEVICE_CUDA) {
+        FGA_TRY(fga_gpu_attend_prepare(ctx, d, &plan->gpu));
+        plan->rows = plan->gpu.rows;
+        plan->blocks = fga_ceil_div(d->query_len, plan->rows);
+        plan->workspace_bytes = plan->gpu.workspace_bytes;
+        return FGA_OK;
+    }
     FGA_TRY(fga_select_ops(ctx, &plan->ops));
     if (plan->ops.attend[d->dtype] == NULL) {
         return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "variant %s has no attention on %s", plan->ops.name,
                                 fga_dtype_name(d->dtype));
-    }
-    if (d->scale == 0) {
-        d->scale = 1.0f / sqrtf((float)d->head_dim);
     }
     plan->rows = d->block_m != 0 ? d->block_m : plan->ops.block_rows[d->dtype];
     if (plan->rows > plan->ops.max_rows) {
@@ -137,7 +145,7 @@ size_t fga_attend_plan_workspace(const fga_attend_plan *plan)
 
 const char *fga_attend_plan_variant(const fga_attend_plan *plan)
 {
-    return plan->ops.attend_variant[plan->desc.dtype];
+    return plan->gpu.variant != NULL ? plan->gpu.variant : plan->ops.attend_variant[plan->desc.dtype];
 }
 
 /* ---- run ---------------------------------------------------------------------------------------- */
@@ -146,6 +154,7 @@ typedef struct run {
     const fga_attend_plan *plan;
     const fga_attend_args *args;
     const fga_mask *mask;
+    const fga_attend_slots *slots;
     fga_spans queries, keys; /* valid ones */
     uint32_t *order;         /* [items] */
     tally *tallies;          /* [threads] */
@@ -160,6 +169,11 @@ static place place_of(const fga_attend_plan *plan, int64_t item)
 {
     int64_t head = item / plan->blocks;
     return (place){head / plan->desc.query_heads, head % plan->desc.query_heads, item % plan->blocks};
+}
+
+static int64_t mask_row(const run *r, place at)
+{
+    return fga_mask_row(r->mask, at.b, at.h, r->slots != NULL ? r->slots->block[at.u] : at.u);
 }
 
 static const float *bias_of(const run *r, int64_t b, int64_t kv_head)
@@ -190,7 +204,7 @@ static int64_t list_keys(const run *r, place at, int64_t kv_head, tally *t, uint
 {
     const float *bias = bias_of(r, at.b, kv_head);
     if (r->mask != NULL) {
-        int64_t count = fga_mask_list_keys(r->mask, fga_mask_row(r->mask, at.b, at.h, at.u), &r->keys, keys);
+        int64_t count = fga_mask_list_keys(r->mask, mask_row(r, at), &r->keys, keys);
         return bias != NULL ? without_minus_infinity(bias, keys, count) : count;
     }
     if (valid_queries(r, at.u) == 0) {
@@ -231,6 +245,9 @@ static void attend_block(void *arg, int64_t i, int worker)
     const fga_attend_desc *d = &plan->desc;
     const fga_attend_args *a = r->args;
     place at = place_of(plan, r->order[i]);
+    if (r->slots != NULL && r->slots->skip != NULL && r->slots->skip[at.b * d->query_heads + at.h]) {
+        return;
+    }
     int64_t kv_head = at.h / (d->query_heads / d->kv_heads), first = at.u * plan->rows;
     char *list = r->lists + (size_t)worker * (plan->key_list_bytes + plan->scratch_bytes);
     tally *t = &r->tallies[worker];
@@ -285,7 +302,7 @@ static void order_items(run *r)
     for (int pass = 0; pass < 2; pass++) { /* count, then place */
         for (int64_t i = 0; i < plan->items; i++) {
             place at = place_of(plan, i);
-            int64_t keys = mask->row_keys[fga_mask_row(mask, at.b, at.h, at.u)];
+            int64_t keys = mask->row_keys[mask_row(r, at)];
             int64_t class = CLASSES - 1 - keys * (CLASSES - 1) / most;
             if (pass == 0) {
                 next[class + 1]++;
@@ -299,7 +316,7 @@ static void order_items(run *r)
     }
 }
 
-static fga_status check_mask(fga_context *ctx, const fga_attend_desc *d, const fga_mask *mask)
+fga_status fga_check_mask(fga_context *ctx, const fga_attend_desc *d, const fga_mask *mask)
 {
     const fga_mask_desc *m = &mask->desc;
     if (m->block_m != d->block_m || m->tile_n != d->tile_n) {
@@ -321,21 +338,23 @@ static fga_status check_mask(fga_context *ctx, const fga_attend_desc *d, const f
     return FGA_OK;
 }
 
-static fga_status check_args(const fga_attend_plan *plan, const fga_attend_args *a)
+static fga_status check_args(const fga_attend_plan *plan, const fga_attend_call *call)
 {
+    const fga_attend_args *a = call->args;
     fga_context *ctx = plan->ctx;
     const fga_attend_desc *d = &plan->desc;
     fga_shape queries = {d->batch, d->query_heads, d->query_len, d->head_dim, d->dtype};
     fga_shape keys = {d->batch, d->kv_heads, d->key_len, d->head_dim, d->dtype};
     FGA_TRY(fga_check_struct(ctx, "fga_attend_args", a->size, sizeof *a));
-    FGA_TRY(fga_check_tensor(ctx, "q", &a->q, &queries));
-    FGA_TRY(fga_check_tensor(ctx, "k", &a->k, &keys));
-    FGA_TRY(fga_check_tensor(ctx, "v", &a->v, &keys));
-    FGA_TRY(fga_check_tensor(ctx, "o", &a->o, &queries));
+    fga_device device = ctx->options.device;
+    FGA_TRY(fga_check_view(ctx, "q", &a->q, &queries, device));
+    FGA_TRY(fga_check_view(ctx, "k", &a->k, &keys, device));
+    FGA_TRY(fga_check_view(ctx, "v", &a->v, &keys, device));
+    FGA_TRY(fga_check_view(ctx, "o", &a->o, &queries, device));
     if (a->remainder != NULL) {
         FGA_TRY(fga_remainder_check(ctx, d, a->remainder));
     }
-    return a->mask != NULL ? check_mask(ctx, d, a->mask) : FGA_OK;
+    return a->mask != NULL && call->slots == NULL ? fga_check_mask(ctx, d, a->mask) : FGA_OK;
 }
 
 /* What dense attention would compute: valid queries times valid keys whose bias is not -inf. */
@@ -363,11 +382,16 @@ fga_status fga_attend_execute(const fga_attend_plan *plan, const fga_attend_call
 {
     fga_context *ctx = plan->ctx;
     const fga_attend_desc *d = &plan->desc;
-    FGA_TRY(check_args(plan, call->args));
+    FGA_TRY(fga_check_cpu(ctx, "this use of attention"));
+    FGA_TRY(check_args(plan, call));
     FGA_TRY(fga_check_workspace(ctx, call->workspace, plan->workspace_bytes));
     int threads = fga_context_threads(ctx);
     run r = {.plan = plan, .args = call->args, .mask = call->args->mask};
-    if (r.mask != NULL) {
+    if (call->slots != NULL) {
+        r.slots = call->slots;
+        r.queries = fga_spans_all(d->query_len);
+        r.keys = r.mask->key_valid;
+    } else if (r.mask != NULL) {
         r.queries = r.mask->query_valid;
         r.keys = r.mask->key_valid;
     } else {
@@ -394,10 +418,14 @@ fga_status fga_attend_execute(const fga_attend_plan *plan, const fga_attend_call
 
 fga_status fga_attend_run(fga_attend_plan *plan, const fga_attend_args *args, void *workspace, void *stream)
 {
-    (void)stream; /* the CPU has none */
     if (plan == NULL || args == NULL) {
         return fga_context_fail(plan != NULL ? plan->ctx : NULL, FGA_ERR_ARGUMENT, "%s is NULL",
                                 plan == NULL ? "plan" : "args");
+    }
+    if (plan->ctx->options.device == FGA_DEVICE_CUDA) {
+        FGA_TRY(check_args(plan, &(fga_attend_call){.args = args}));
+        FGA_TRY(fga_check_workspace(plan->ctx, workspace, plan->workspace_bytes));
+        return fga_attend_run_gpu(plan, args, workspace, stream);
     }
     return fga_attend_execute(plan, &(fga_attend_call){.args = args, .workspace = workspace});
 }

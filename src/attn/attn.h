@@ -3,6 +3,7 @@
 #define FGA_ATTN_ATTN_H
 
 #include "attn/mask.h"
+#include "ops/gpu.h"
 #include "ops/ops.h"
 
 struct fga_attend_plan {
@@ -14,6 +15,7 @@ struct fga_attend_plan {
     int64_t items;  /* batch * query_heads * blocks */
     size_t key_list_bytes, scratch_bytes;
     size_t workspace_bytes;
+    fga_gpu_attend_plan gpu; /* on a CUDA context, instead of the operators and sizes of the processor's */
 };
 
 /* Query-key pairs of one run: what was computed, and what dense attention would have; valid tokens only, keys with
@@ -23,6 +25,13 @@ typedef struct fga_pairs {
     double summaries; /* one for a valid query and a group of keys that is not kept whole */
 } fga_pairs;
 
+/* Queries of some blocks of a mask only: block i of the plan, of its own M, attends to what row `block[i]` of the mask
+ * keeps, for each head whose `skip` is not set (o and lse of those stay as they are). */
+typedef struct fga_attend_slots {
+    const int32_t *block; /* [plan->blocks] */
+    const uint8_t *skip;  /* [batch*query_heads], or NULL */
+} fga_attend_slots;
+
 /* fga_attend_run where a dense run (args->mask NULL) may have padding too. query and key NULL: every token is valid;
  * with a mask they are the mask's. pairs may be NULL. */
 typedef struct fga_attend_call {
@@ -30,12 +39,17 @@ typedef struct fga_attend_call {
     const fga_sequence *query, *key;
     void *workspace;
     fga_pairs *pairs;
+    const fga_attend_slots *slots; /* with a mask; or NULL. Padding queries are not looked for then */
 } fga_attend_call;
 
 /* The operators of the context's variant. */
 fga_status fga_select_ops(fga_context *ctx, fga_ops *ops);
+/* Whether mask is of desc's shape. */
+fga_status fga_check_mask(fga_context *ctx, const fga_attend_desc *desc, const fga_mask *mask);
 /* Fills a caller-owned plan: nothing to destroy. */
 fga_status fga_attend_plan_init(fga_context *ctx, const fga_attend_desc *desc, fga_attend_plan *plan);
 fga_status fga_attend_execute(const fga_attend_plan *plan, const fga_attend_call *call);
+/* Arguments, checked, go to the CUDA context's device; asynchronous on stream. */
+fga_status fga_attend_run_gpu(const fga_attend_plan *plan, const fga_attend_args *args, void *workspace, void *stream);
 
 #endif

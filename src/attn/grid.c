@@ -1,6 +1,8 @@
 /* grid.c - tensor views, sequences, and the checks that every entry point shares. */
 #include "attn/grid.h"
 
+#include "base/context.h"
+
 #include <inttypes.h>
 
 fga_tensor fga_tensor_bhsd(void *data, fga_dtype dtype, int64_t b, int64_t h, int64_t s, int64_t d)
@@ -206,7 +208,22 @@ fga_status fga_check_workspace(fga_context *ctx, const void *workspace, size_t b
     return FGA_OK;
 }
 
+fga_status fga_check_cpu(fga_context *ctx, const char *what)
+{
+    if (ctx == NULL || ctx->options.device == FGA_DEVICE_CPU) {
+        return FGA_OK;
+    }
+    return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "%s has no CUDA kernels yet: use a context of the processor",
+                            what);
+}
+
 fga_status fga_check_tensor(fga_context *ctx, const char *what, const fga_tensor *t, const fga_shape *shape)
+{
+    return fga_check_view(ctx, what, t, shape, FGA_DEVICE_CPU);
+}
+
+fga_status fga_check_view(fga_context *ctx, const char *what, const fga_tensor *t, const fga_shape *shape,
+                          fga_device device)
 {
     const int64_t wanted[4] = {shape->batch, shape->heads, shape->tokens, shape->head_dim};
     static const char *const axes[4] = {"batch", "heads", "tokens", "head_dim"};
@@ -214,8 +231,9 @@ fga_status fga_check_tensor(fga_context *ctx, const char *what, const fga_tensor
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "%s is %s, wanted %s", what, fga_dtype_name(t->dtype),
                                 fga_dtype_name(shape->dtype));
     }
-    if (t->device != FGA_DEVICE_CPU) {
-        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "%s is on device %d, wanted the CPU", what, (int)t->device);
+    if (t->device != device) {
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "%s is on device %d, wanted %s", what, (int)t->device,
+                                device == FGA_DEVICE_CUDA ? "the context's CUDA device" : "the CPU");
     }
     for (int i = 0; i < 4; i++) {
         if (t->extent[i] != wanted[i]) {

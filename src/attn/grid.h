@@ -51,12 +51,16 @@ fga_status fga_check_group(fga_context *ctx, int64_t group);
 fga_status fga_check_heads(fga_context *ctx, int64_t batch, int64_t query_heads, int64_t kv_heads);
 fga_status fga_check_head_dim(fga_context *ctx, int64_t head_dim, fga_dtype dtype);
 fga_status fga_check_workspace(fga_context *ctx, const void *workspace, size_t bytes);
-/* tensor must be [batch][heads][tokens][head_dim] of dtype on this context's device. */
+/* tensor must be [batch][heads][tokens][head_dim] of dtype, in the processor's memory or on `device`. */
 typedef struct fga_shape {
     int64_t batch, heads, tokens, head_dim;
     fga_dtype dtype;
 } fga_shape;
 fga_status fga_check_tensor(fga_context *ctx, const char *what, const fga_tensor *tensor, const fga_shape *shape);
+fga_status fga_check_view(fga_context *ctx, const char *what, const fga_tensor *tensor, const fga_shape *shape,
+                          fga_device device);
+/* Refuses a CUDA context: `what` computes on the processor. */
+fga_status fga_check_cpu(fga_context *ctx, const char *what);
 
 /* Address of channel 0 of (b, h, token). */
 static inline void *fga_tensor_row(const fga_tensor *t, int64_t b, int64_t h, int64_t token)

@@ -1,9 +1,10 @@
-/* mask.c - tile masks: building, counting, iterating, and the two ways to store them. */
+/* mask.c - tile masks: building, counting and iterating. */
 #include "attn/mask.h"
 
 #include "base/context.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- bits --------------------------------------------------------------------------------------- */
@@ -63,11 +64,6 @@ fga_status fga_mask_check_desc(fga_context *ctx, const fga_mask_desc *desc)
     return fga_check_sequence(ctx, "mask key", &desc->key);
 }
 
-static size_t bitmap_bytes(const fga_mask *mask)
-{
-    return (size_t)(mask->rows * mask->words) * sizeof(uint64_t);
-}
-
 /* Which tiles hold a valid key, and which of those are not full. */
 static void survey_tiles(fga_mask *mask)
 {
@@ -123,14 +119,14 @@ fga_status fga_mask_create(fga_context *ctx, const fga_mask_desc *desc, fga_mask
     mask->pairs_all = (double)(desc->batch * desc->heads) * (double)fga_sequence_valid(&desc->query) *
                       (double)fga_sequence_valid(&desc->key);
     mask->row_keys = fga_alloc(ctx, (size_t)rows * sizeof *mask->row_keys);
-    mask->bits = storage == FGA_MASK_BITMAP ? fga_alloc(ctx, bitmap_bytes(mask)) : NULL;
+    mask->bits = storage == FGA_MASK_BITMAP ? fga_alloc(ctx, fga_mask_bitmap_bytes(mask)) : NULL;
     if (mask->row_keys == NULL || (storage == FGA_MASK_BITMAP && mask->bits == NULL)) {
         fga_mask_release(&mask);
         fga_context_fail(ctx, FGA_ERR_MEMORY, "no memory for a mask of %zu bytes", total);
         return FGA_ERR_MEMORY;
     }
     if (mask->bits != NULL) {
-        memset(mask->bits, 0, bitmap_bytes(mask));
+        memset(mask->bits, 0, fga_mask_bitmap_bytes(mask));
     }
     memset(mask->row_keys, 0, (size_t)rows * sizeof *mask->row_keys);
     survey_tiles(mask);
@@ -146,7 +142,7 @@ fga_mask *fga_mask_retain(fga_mask *mask)
     return mask;
 }
 
-static void drop(const fga_mask *mask, void *pointer)
+void fga_mask_drop(const fga_mask *mask, void *pointer)
 {
     if (pointer != NULL) {
         mask->free(mask->user, pointer);
@@ -163,10 +159,11 @@ void fga_mask_release(fga_mask **handle)
     if (atomic_fetch_sub_explicit(&mask->references, 1, memory_order_acq_rel) > 1) {
         return;
     }
-    drop(mask, mask->bits);
-    drop(mask, mask->run_offsets);
-    drop(mask, mask->runs);
-    drop(mask, mask->row_keys);
+    fga_gpu_mask_free(&mask->gpu);
+    fga_mask_drop(mask, mask->bits);
+    fga_mask_drop(mask, mask->run_offsets);
+    fga_mask_drop(mask, mask->runs);
+    fga_mask_drop(mask, mask->row_keys);
     mask->free(mask->user, mask);
 }
 
@@ -192,23 +189,96 @@ void fga_mask_seal_row(fga_mask *mask, int64_t row)
     mask->row_keys[row] = (int32_t)keys;
 }
 
-void fga_mask_seal(fga_mask *mask)
+/* Kept valid pairs of rows [begin, end). */
+static double count_pairs(const fga_mask *mask, int64_t begin, int64_t end)
 {
     int64_t m = mask->desc.block_m;
-    mask->pairs_kept = 0;
-    for (int64_t row = 0; row < mask->rows; row++) {
+    double pairs = 0;
+    for (int64_t row = begin; row < end; row++) {
         int64_t u = row % mask->blocks;
-        mask->pairs_kept +=
-            (double)mask->row_keys[row] * (double)fga_spans_count(&mask->query_valid, u * m, (u + 1) * m);
+        pairs += (double)mask->row_keys[row] * (double)fga_spans_count(&mask->query_valid, u * m, (u + 1) * m);
+    }
+    return pairs;
+}
+
+void fga_mask_seal(fga_mask *mask)
+{
+    mask->pairs_kept = count_pairs(mask, 0, mask->rows);
+}
+
+double fga_mask_head_density(const fga_mask *mask, int64_t head)
+{
+    double all = mask->pairs_all / (double)(mask->desc.batch * mask->desc.heads);
+    return all > 0 ? count_pairs(mask, head * mask->blocks, (head + 1) * mask->blocks) / all : 0.0;
+}
+
+typedef struct block_cost {
+    int32_t keys, block;
+} block_cost;
+
+static int costlier_first(const void *a, const void *b)
+{
+    const block_cost *x = a, *y = b;
+    return x->keys != y->keys ? (x->keys < y->keys) - (x->keys > y->keys)
+                              : (x->block > y->block) - (x->block < y->block);
+}
+
+/* order [rows]: within each head the blocks by falling number of keys. */
+static void order_blocks(const fga_mask *mask, block_cost *costs, int32_t *order)
+{
+    for (int64_t row = 0; row < mask->rows; row++) {
+        costs[row] = (block_cost){mask->row_keys[row], (int32_t)(row % mask->blocks)};
+    }
+    for (int64_t row = 0; row < mask->rows; row += mask->blocks) {
+        qsort(costs + row, (size_t)mask->blocks, sizeof *costs, costlier_first);
+    }
+    for (int64_t row = 0; row < mask->rows; row++) {
+        order[row] = costs[row].block;
     }
 }
 
-static void seal_all(fga_mask *mask)
+fga_status fga_mask_publish(fga_context *ctx, fga_mask *mask)
 {
-    for (int64_t row = 0; row < mask->rows; row++) {
-        fga_mask_seal_row(mask, row);
+    if (ctx->options.device != FGA_DEVICE_CUDA) {
+        return FGA_OK;
     }
-    fga_mask_seal(mask);
+    fga_gpu_mask_free(&mask->gpu);
+    block_cost *costs = fga_alloc(ctx, (size_t)mask->rows * sizeof *costs);
+    int32_t *order = fga_alloc(ctx, (size_t)mask->rows * sizeof *order);
+    fga_status status = FGA_ERR_MEMORY;
+    if (costs == NULL || order == NULL) {
+        fga_context_fail(ctx, status, "no memory to order %" PRId64 " blocks of a mask", mask->rows);
+        goto cleanup;
+    }
+    order_blocks(mask, costs, order);
+    const fga_gpu_mask_source source = {
+        .bits = mask->bits,
+        .run_offsets = mask->run_offsets,
+        .runs = (const uint32_t *)mask->runs,
+        .row_keys = mask->row_keys,
+        .row_order = order,
+        .rows = mask->rows,
+        .words = mask->words,
+    };
+    FGA_CHECK(fga_gpu_mask_upload(ctx, &source, &mask->gpu));
+cleanup:
+    fga_free(ctx, costs);
+    fga_free(ctx, order);
+    return status;
+}
+
+/* Seals and publishes a bit map; releases it where that fails. */
+static fga_status finish(fga_context *ctx, fga_mask **mask)
+{
+    for (int64_t row = 0; row < (*mask)->rows; row++) {
+        fga_mask_seal_row(*mask, row);
+    }
+    fga_mask_seal(*mask);
+    fga_status status = fga_mask_publish(ctx, *mask);
+    if (status != FGA_OK) {
+        fga_mask_release(mask);
+    }
+    return status;
 }
 
 /* ---- builders ----------------------------------------------------------------------------------- */
@@ -240,8 +310,7 @@ fga_status fga_mask_from_bool(fga_context *ctx, const fga_mask_desc *desc, const
             bits[v / 64] |= (uint64_t)(kept[v] != 0) << (v % 64);
         }
     }
-    seal_all(mask);
-    return FGA_OK;
+    return finish(ctx, out);
 }
 
 /* Offsets before any tile is read: only rising ones stay inside the list. */
@@ -289,8 +358,7 @@ fga_status fga_mask_from_lists(fga_context *ctx, const fga_mask_desc *desc, cons
         fga_mask_release(out);
         return status;
     }
-    seal_all(*out);
-    return FGA_OK;
+    return finish(ctx, out);
 }
 
 fga_status fga_mask_from_function(fga_context *ctx, const fga_mask_desc *desc,
@@ -310,8 +378,7 @@ fga_status fga_mask_from_function(fga_context *ctx, const fga_mask_desc *desc,
             }
         }
     }
-    seal_all(mask);
-    return FGA_OK;
+    return finish(ctx, out);
 }
 
 /* ---- reading ------------------------------------------------------------------------------------ */
@@ -442,91 +509,4 @@ int64_t fga_mask_list_keys(const fga_mask *mask, int64_t row, const fga_spans *k
                      : list_from_runs(mask, row, keys->begin[i], keys->end[i], list + count);
     }
     return count;
-}
-
-/* ---- storage ------------------------------------------------------------------------------------ */
-
-fga_mask_storage fga_mask_storage_kind(const fga_mask *mask)
-{
-    return mask->storage;
-}
-
-static size_t runs_bytes(const fga_mask *mask, int64_t runs)
-{
-    return (size_t)(mask->rows + 1) * sizeof(int64_t) + (size_t)runs * sizeof(fga_run);
-}
-
-static int64_t count_runs(const fga_mask *mask)
-{
-    int64_t runs = 0;
-    for (int64_t row = 0; row < mask->rows; row++) {
-        for (int64_t from = 0, begin; fga_mask_row_run(mask, row, from, &begin, &from); runs++) {
-        }
-    }
-    return runs;
-}
-
-size_t fga_mask_bytes(const fga_mask *mask)
-{
-    return mask->storage == FGA_MASK_BITMAP ? bitmap_bytes(mask) : runs_bytes(mask, mask->run_offsets[mask->rows]);
-}
-
-static fga_status to_runs(fga_context *ctx, fga_mask *mask, int64_t runs)
-{
-    int64_t *offsets = fga_alloc(ctx, (size_t)(mask->rows + 1) * sizeof *offsets);
-    fga_run *list = fga_alloc(ctx, (size_t)runs * sizeof *list);
-    if (offsets == NULL || list == NULL) {
-        fga_free(ctx, offsets);
-        fga_free(ctx, list);
-        return fga_context_fail(ctx, FGA_ERR_MEMORY, "no memory for %" PRId64 " runs of a mask", runs);
-    }
-    int64_t count = 0;
-    offsets[0] = 0;
-    for (int64_t row = 0; row < mask->rows; row++) {
-        int64_t begin, end = 0;
-        while (fga_mask_row_run(mask, row, end, &begin, &end)) {
-            list[count++] = (fga_run){(uint32_t)begin, (uint32_t)end};
-        }
-        offsets[row + 1] = count;
-    }
-    drop(mask, mask->bits);
-    mask->bits = NULL;
-    mask->run_offsets = offsets;
-    mask->runs = list;
-    mask->storage = FGA_MASK_RUNS;
-    return FGA_OK;
-}
-
-static fga_status to_bitmap(fga_context *ctx, fga_mask *mask)
-{
-    uint64_t *bits = fga_alloc(ctx, bitmap_bytes(mask));
-    if (bits == NULL) {
-        return fga_context_fail(ctx, FGA_ERR_MEMORY, "no memory for a bit map of %zu bytes", bitmap_bytes(mask));
-    }
-    memset(bits, 0, bitmap_bytes(mask));
-    for (int64_t row = 0; row < mask->rows; row++) {
-        for (int64_t i = mask->run_offsets[row]; i < mask->run_offsets[row + 1]; i++) {
-            fga_bits_set(bits + row * mask->words, mask->runs[i].begin, mask->runs[i].end);
-        }
-    }
-    drop(mask, mask->run_offsets);
-    drop(mask, mask->runs);
-    mask->run_offsets = NULL;
-    mask->runs = NULL;
-    mask->bits = bits;
-    mask->storage = FGA_MASK_BITMAP;
-    return FGA_OK;
-}
-
-fga_status fga_mask_compress(fga_context *ctx, fga_mask *mask)
-{
-    if (ctx == NULL || mask == NULL) {
-        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "%s is NULL", ctx == NULL ? "ctx" : "mask");
-    }
-    int64_t runs = count_runs(mask);
-    fga_mask_storage smaller = runs_bytes(mask, runs) < bitmap_bytes(mask) ? FGA_MASK_RUNS : FGA_MASK_BITMAP;
-    if (smaller == mask->storage) {
-        return FGA_OK;
-    }
-    return smaller == FGA_MASK_RUNS ? to_runs(ctx, mask, runs) : to_bitmap(ctx, mask);
 }

@@ -3,6 +3,7 @@
 #define FGA_ATTN_MASK_H
 
 #include "attn/grid.h"
+#include "ops/gpu.h"
 
 #include <stdatomic.h>
 
@@ -32,6 +33,7 @@ struct fga_mask {
     fga_run *runs;
     int32_t *row_keys; /* [rows]: kept valid keys */
     double pairs_kept, pairs_all;
+    fga_gpu_mask gpu; /* the copy on the device of a CUDA context */
 };
 
 fga_status fga_mask_check_desc(fga_context *ctx, const fga_mask_desc *desc);
@@ -41,6 +43,8 @@ fga_status fga_mask_create(fga_context *ctx, const fga_mask_desc *desc, fga_mask
 void fga_mask_seal_row(fga_mask *mask, int64_t row);
 /* After every row is sealed: the sums over all rows. */
 void fga_mask_seal(fga_mask *mask);
+/* On a CUDA context: copies the finished mask to the device, in place of an earlier copy. Else nothing. */
+fga_status fga_mask_publish(fga_context *ctx, fga_mask *mask);
 
 static inline int64_t fga_mask_row(const fga_mask *mask, int64_t b, int64_t h, int64_t u)
 {
@@ -53,6 +57,18 @@ static inline uint64_t *fga_mask_bits(const fga_mask *mask, int64_t row)
     return mask->bits + row * mask->words;
 }
 
+static inline size_t fga_mask_bitmap_bytes(const fga_mask *mask)
+{
+    return (size_t)(mask->rows * mask->words) * sizeof(uint64_t);
+}
+
+/* fga_mask_density of head b*heads + h alone. */
+double fga_mask_head_density(const fga_mask *mask, int64_t head);
+/* Frees memory of the mask's; pointer may be NULL. */
+void fga_mask_drop(const fga_mask *mask, void *pointer);
+/* Makes *kept equal to `made`, a sealed bit map, in whichever storage is smaller. *kept is NULL or an older mask of the
+ * same shape, which is overwritten if nobody else holds it and it fits, else released; unchanged on failure. */
+fga_status fga_mask_store(fga_context *ctx, const fga_mask *made, fga_mask **kept);
 /* fga_mask_next_run by row number. */
 bool fga_mask_row_run(const fga_mask *mask, int64_t row, int64_t from, int64_t *begin, int64_t *end);
 /* Writes the row's kept keys that lie in `keys`, rising, into list; returns how many. */

@@ -249,11 +249,14 @@ fga_status fga_mask_load(fga_context *ctx, const void *buffer, size_t bytes, fga
     FGA_TRY(fga_mask_create(ctx, &desc, (fga_mask_storage)storage, &mask));
     fga_status status = storage == FGA_MASK_BITMAP ? get_bits(ctx, mask, in + HEADER_BYTES)
                                                    : load_runs(ctx, mask, in + HEADER_BYTES, runs);
+    if (status == FGA_OK) {
+        fga_mask_seal(mask);
+        status = fga_mask_publish(ctx, mask);
+    }
     if (status != FGA_OK) {
         fga_mask_release(&mask);
         return status;
     }
-    fga_mask_seal(mask);
     *out = mask;
     return FGA_OK;
 }

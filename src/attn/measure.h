@@ -1,23 +1,46 @@
-/* measure.h - sampled recall and output error, with its plan made beforehand. */
+/* measure.h - recall and output error on sampled queries, with the plan made beforehand. */
 #ifndef FGA_ATTN_MEASURE_H
 #define FGA_ATTN_MEASURE_H
 
 #include "attn/attn.h"
 
 typedef struct fga_meter {
+    fga_attend_desc desc; /* of the measured attention */
+    fga_sequence query;
     fga_attend_plan dense; /* over the sampled queries */
-    fga_sequence query;    /* of the measured attention */
+    fga_attend_plan slots; /* over the blocks that hold one, each cut down to its samples; for desc with a mask alone */
     int64_t samples;       /* queries per head */
     int32_t block_m;       /* rows of a block in recall_p05 */
     int64_t blocks;        /* blocks of a head that hold a sample */
     size_t workspace_bytes;
 } fga_meter;
 
-/* desc is the measured attention's. */
+/* One head on its samples. The deviations are those of the estimates: 0 where every query is a sample. */
+typedef struct fga_head_quality {
+    double recall, recall_deviation;
+    double error_squared, error_squared_deviation; /* of the relative output error */
+    double error_sum, norm_sum;                    /* whose quotient error_squared is */
+} fga_head_quality;
+
+typedef struct fga_judge_call {
+    const fga_attend_args *args; /* q, k, v, mask, key_bias, remainder */
+    bool attended;               /* o is what this mask gave, and so is lse where there is no remainder */
+    bool recall, error;          /* which figures are wanted; the others are left as they are */
+    const uint8_t *skip;         /* [batch*query_heads]: heads to leave as they are; or NULL */
+    fga_head_quality *heads;     /* [batch*query_heads] */
+    void *workspace;             /* in which fga_meter_twin ran for the same q, k, v and key_bias */
+} fga_judge_call;
+
+/* desc is the measured attention's. query NULL: for the workspace of any sequence of that length. */
 fga_status fga_meter_init(fga_context *ctx, const fga_attend_desc *desc, const fga_sequence *query, double fraction,
                           fga_meter *meter);
-/* key: where the valid keys are; NULL = all. args->attend.mask may be NULL (a dense run). */
-fga_status fga_meter_run(const fga_meter *meter, const fga_measure_args *args, const fga_sequence *key, void *workspace,
-                         fga_quality *quality);
+/* Exact dense attention of the samples. key: where the valid keys are; NULL = all. */
+fga_status fga_meter_twin(const fga_meter *meter, const fga_attend_args *args, const fga_sequence *key,
+                          void *workspace);
+/* What the samples lose under args->mask: from its outputs, or, where it has not been attended with yet, by attending
+ * with the samples alone. */
+fga_status fga_meter_judge(const fga_meter *meter, const fga_judge_call *call);
+/* Over all heads, after they were judged for recall and error; may be asked once for each time. */
+void fga_meter_summarise(const fga_meter *meter, const fga_head_quality *heads, void *workspace, fga_quality *quality);
 
 #endif

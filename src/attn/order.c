@@ -1,10 +1,12 @@
-/* order.c - token orders: raster, and a Hilbert curve generalised to any cuboid.
+/* order.c - token orders: raster, boxes, and a Hilbert curve generalised to any cuboid.
  *
  * The generalised curve (J. Cerveny's "gilbert") walks a cuboid spanned by three signed, axis-aligned edges a, b, c. It
  * enters at one corner and leaves at the far end of edge a. Each step of the recursion cuts the cuboid into two, three
  * or five smaller ones, entered and left so that the pieces join without a jump. Cuts fall in the middle, moved by one
  * cell where the middle is odd: a piece of even length can be left on the side it was entered from.
  */
+#include "attn/order.h"
+
 #include "attn/grid.h"
 
 #include <inttypes.h>
@@ -124,6 +126,25 @@ static void hilbert(int32_t frames, int32_t height, int32_t width, int32_t *orde
     }
 }
 
+enum { BOX = 4 }; /* cells along each axis */
+
+static void boxes(int64_t frames, int64_t height, int64_t width, int32_t *order)
+{
+    for (int64_t t0 = 0; t0 < frames; t0 += BOX) {
+        for (int64_t h0 = 0; h0 < height; h0 += BOX) {
+            for (int64_t w0 = 0; w0 < width; w0 += BOX) {
+                for (int64_t t = t0; t < fga_min(t0 + BOX, frames); t++) {
+                    for (int64_t h = h0; h < fga_min(h0 + BOX, height); h++) {
+                        for (int64_t w = w0; w < fga_min(w0 + BOX, width); w++) {
+                            *order++ = (int32_t)((t * height + h) * width + w);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 fga_status fga_order_build(fga_context *ctx, fga_order kind, int64_t frames, int64_t height, int64_t width,
                            int32_t *order)
 {
@@ -148,8 +169,17 @@ fga_status fga_order_build(fga_context *ctx, fga_order kind, int64_t frames, int
     case FGA_ORDER_HILBERT:
         hilbert((int32_t)frames, (int32_t)height, (int32_t)width, order);
         return FGA_OK;
+    case FGA_ORDER_HILBERT_CLIPPED:
+        fga_order_hilbert_clipped(frames, height, width, order);
+        return FGA_OK;
+    case FGA_ORDER_MORTON:
+        fga_order_morton(frames, height, width, order);
+        return FGA_OK;
+    case FGA_ORDER_BOXES:
+        boxes(frames, height, width, order);
+        return FGA_OK;
     default:
         break;
     }
-    return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "order kind is %d, wanted raster (0) or hilbert (1)", (int)kind);
+    return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "order kind is %d, wanted 0 ... 4", (int)kind);
 }

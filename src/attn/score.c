@@ -1,14 +1,14 @@
-/* score.c - DFSAttn's hierarchical mass (arXiv 2605.23445): softmax over means of sub-tiles, summed over tiles. */
-#include "attn/predict.h"
+/* score.c - what a block's key tiles are worth: from means of sub-tiles, or from every key (docs/method.md, "Scores").
+ */
+#include "attn/score.h"
 
 #include "base/context.h"
-#include "base/half.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
-enum { POOL_CHUNK = 128 }; /* key sub-tiles pooled per work item */
+static const double log2_e = 1.44269504088896340736;
 
 fga_predict_desc fga_predict_desc_default(void)
 {
@@ -35,57 +35,6 @@ int64_t fga_predict_tiles(const fga_predict_desc *desc)
     return desc->tile_n > 0 ? fga_ceil_div(fga_sequence_length(&desc->key), desc->tile_n) : 0;
 }
 
-/* ---- workspace: the grid of key sub-tiles and their means, then one part per worker ------------------------------ */
-
-typedef struct key_part {
-    int64_t *tile_begin; /* [tiles+1] */
-    int64_t *begin;      /* [sub_keys+1] */
-    int64_t *valid_end;  /* [sub_keys] */
-    float *log_n;        /* [sub_keys] */
-    float *mean;         /* [batch][kv_heads][sub_keys][head_dim] */
-} key_part;
-
-typedef struct worker_part {
-    int64_t *begin;     /* [sub_queries+1] */
-    int64_t *valid_end; /* [sub_queries] */
-    float *weight;      /* [sub_queries] */
-    float *mean;        /* [sub_queries][head_dim] */
-    float *mass;        /* [sub_queries][sub_keys] */
-    float *score;       /* [tiles] */
-} worker_part;
-
-/* The next array of a workspace. With base NULL it only counts. */
-static void *carve(char *base, size_t *used, int64_t count, size_t bytes, bool *fits)
-{
-    size_t at = *used;
-    *fits = *fits && fga_size_add(used, count, bytes);
-    return base != NULL ? base + at : NULL;
-}
-
-static bool lay_out_keys(const fga_scorer *s, char *base, size_t *used, key_part *part)
-{
-    bool fits = true;
-    int64_t heads = s->desc.batch * s->desc.kv_heads;
-    part->tile_begin = carve(base, used, s->tiles + 1, sizeof(int64_t), &fits);
-    part->begin = carve(base, used, s->sub_keys + 1, sizeof(int64_t), &fits);
-    part->valid_end = carve(base, used, s->sub_keys, sizeof(int64_t), &fits);
-    part->log_n = carve(base, used, s->sub_keys, sizeof(float), &fits);
-    part->mean = carve(base, used, heads, (size_t)(s->sub_keys * s->desc.head_dim) * sizeof(float), &fits);
-    return fits;
-}
-
-static bool lay_out_worker(const fga_scorer *s, char *base, size_t *used, worker_part *part)
-{
-    bool fits = true;
-    part->begin = carve(base, used, s->sub_queries + 1, sizeof(int64_t), &fits);
-    part->valid_end = carve(base, used, s->sub_queries, sizeof(int64_t), &fits);
-    part->weight = carve(base, used, s->sub_queries, sizeof(float), &fits);
-    part->mean = carve(base, used, s->sub_queries * s->desc.head_dim, sizeof(float), &fits);
-    part->mass = carve(base, used, s->sub_queries, (size_t)s->sub_keys * sizeof(float), &fits);
-    part->score = carve(base, used, s->tiles, sizeof(float), &fits);
-    return fits;
-}
-
 /* ---- plan ----------------------------------------------------------------------------------------- */
 
 static fga_status check_desc(fga_context *ctx, const fga_predict_desc *d)
@@ -103,7 +52,47 @@ static fga_status check_desc(fga_context *ctx, const fga_predict_desc *d)
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "scale is %g, wanted a finite number, or 0 for head_dim^-0.5",
                                 (double)d->scale);
     }
+    if ((unsigned)d->score > FGA_SCORE_EXACT_MASS) {
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "score is %d, wanted one of fga_score", (int)d->score);
+    }
+    if (d->score == FGA_SCORE_DEVIATION && (d->group < 8 || d->group > 256 || (d->group & (d->group - 1)) != 0)) {
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "group is %d, wanted 8, 16, 32, 64, 128 or 256", (int)d->group);
+    }
+    if (!(d->gate_q >= 0 && d->gate_q <= 1) || !(d->gate_k >= 0 && d->gate_k <= 1)) {
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "gate_q is %g and gate_k %g, wanted 0 ... 1", d->gate_q,
+                                d->gate_k);
+    }
+    if (d->zero_pad && d->score >= FGA_SCORE_SECOND_ORDER) {
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT,
+                                "zero_pad is set, wanted a score of means only: mass, lse, max or mean");
+    }
     return FGA_OK;
+}
+
+/* Sub-tiles of keys per head: whole tiles, and under zero_pad the last one is whole too. */
+static int64_t count_sub_keys(const fga_scorer *s)
+{
+    const fga_predict_desc *d = &s->desc;
+    int64_t keys = d->zero_pad ? s->tiles * d->tile_n : fga_sequence_length(&d->key), whole = keys / d->tile_n;
+    return whole * fga_ceil_div(d->tile_n, s->sub_k) + fga_ceil_div(keys % d->tile_n, s->sub_k);
+}
+
+static void set_sub_tiles(fga_scorer *s)
+{
+    const fga_predict_desc *d = &s->desc;
+    bool means = d->score == FGA_SCORE_MEAN;
+    s->exact = d->score == FGA_SCORE_EXACT_MAX || d->score == FGA_SCORE_EXACT_MASS;
+    s->second_order = d->score == FGA_SCORE_SECOND_ORDER;
+    s->sub_q = s->exact ? 1 : means ? d->block_m : (int32_t)fga_min(d->sub_q, d->block_m);
+    s->sub_k = s->exact || d->score == FGA_SCORE_DEVIATION ? 1
+               : means                                     ? d->tile_n
+                                                           : (int32_t)fga_min(d->sub_k, d->tile_n);
+    s->sub_keys = count_sub_keys(s);
+    s->pooled_keys = !s->second_order && (s->sub_k > 1 || d->zero_pad);
+    int32_t rows = (int32_t)fga_ceil_div(d->block_m, s->sub_q);
+    s->item_blocks = (int32_t)fga_max(1, fga_min(s->ops.rank_rows / rows, s->blocks));
+    s->item_rows = s->item_blocks * rows;
+    s->bias_heads = d->gate_k > 0 && !s->exact ? d->batch * d->kv_heads : 1;
 }
 
 fga_status fga_scorer_init(fga_context *ctx, const fga_predict_desc *desc, fga_scorer *s)
@@ -121,205 +110,169 @@ fga_status fga_scorer_init(fga_context *ctx, const fga_predict_desc *desc, fga_s
     if (s->desc.scale == 0) {
         s->desc.scale = 1.0f / sqrtf((float)desc->head_dim);
     }
-    int64_t keys = fga_sequence_length(&desc->key), whole = keys / desc->tile_n;
     s->query_valid = fga_spans_valid(&desc->query);
     s->key_valid = fga_spans_valid(&desc->key);
     s->blocks = fga_predict_blocks(desc);
     s->tiles = fga_predict_tiles(desc);
-    s->sub_keys = whole * fga_ceil_div(desc->tile_n, desc->sub_k) + fga_ceil_div(keys % desc->tile_n, desc->sub_k);
-    s->sub_queries = fga_ceil_div(desc->block_m, desc->sub_q);
-    key_part key;
-    worker_part worker;
-    bool fits = lay_out_keys(s, NULL, &s->key_bytes, &key) && lay_out_worker(s, NULL, &s->worker_bytes, &worker);
+    set_sub_tiles(s);
+    fga_score_keys key;
+    fga_score_rows rows;
+    bool fits =
+        fga_score_keys_place(s, NULL, &s->key_bytes, &key) && fga_score_rows_place(s, NULL, &s->worker_bytes, &rows);
     s->workspace_bytes = s->key_bytes;
     if (!fits || !fga_size_add(&s->workspace_bytes, fga_context_threads(ctx), s->worker_bytes)) {
-        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "%" PRId64 " keys are more than one score takes", keys);
+        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "%" PRId64 " keys are more than one score takes",
+                                fga_sequence_length(&desc->key));
     }
     return FGA_OK;
 }
 
-/* ---- means ---------------------------------------------------------------------------------------- */
-
-/* The end of the valid tokens of [begin, end) where they come first; `begin` where there are none or padding lies
- * between them, which the pool op does not know. */
-static int64_t leading_valid(const fga_spans *valid, int64_t begin, int64_t end)
-{
-    int64_t n = fga_spans_count(valid, begin, end);
-    return fga_spans_count(valid, begin, begin + n) == n ? begin + n : begin;
-}
-
-/* A sub-tile that crosses from one segment's padding into the next segment: rare, so plain. */
-static void mixed_mean(const fga_pool_op *op, const fga_spans *valid, int64_t i)
-{
-    double sum[FGA_MAX_HEAD_DIM] = {0};
-    float row[FGA_MAX_HEAD_DIM];
-    int64_t count = 0;
-    for (int64_t token = op->begin[i]; token < op->begin[i + 1]; token++) {
-        if (fga_spans_count(valid, token, token + 1) == 0) {
-            continue;
-        }
-        int64_t offset = token * op->x_stride * (int64_t)fga_dtype_size(op->dtype);
-        fga_to_f32(row, (const char *)op->x + offset, op->dtype, op->head_dim);
-        for (int32_t d = 0; d < op->head_dim; d++) {
-            sum[d] += row[d];
-        }
-        count++;
-    }
-    for (int32_t d = 0; d < op->head_dim; d++) {
-        op->mean[i * op->head_dim + d] = (float)(sum[d] / (double)count);
-    }
-}
-
-static void pool(const fga_scorer *s, const fga_pool_op *op, const fga_spans *valid)
-{
-    s->ops.pool(op);
-    for (int64_t i = 0; i < op->count; i++) {
-        if (op->valid_end[i] == op->begin[i] && fga_spans_count(valid, op->begin[i], op->begin[i + 1]) > 0) {
-            mixed_mean(op, valid, i);
-        }
-    }
-}
-
-static void lay_key_grid(const fga_scorer *s, key_part *key)
-{
-    int64_t keys = fga_sequence_length(&s->desc.key), sub = 0;
-    for (int64_t v = 0; v < s->tiles; v++) {
-        int64_t tile_end = fga_min((v + 1) * s->desc.tile_n, keys);
-        key->tile_begin[v] = sub;
-        for (int64_t begin = v * s->desc.tile_n; begin < tile_end; begin += s->desc.sub_k, sub++) {
-            int64_t end = fga_min(begin + s->desc.sub_k, tile_end);
-            key->begin[sub] = begin;
-            key->valid_end[sub] = leading_valid(&s->key_valid, begin, end);
-            key->log_n[sub] = logf((float)fga_spans_count(&s->key_valid, begin, end)); /* log 0 = -inf */
-        }
-    }
-    key->tile_begin[s->tiles] = sub;
-    key->begin[sub] = keys;
-}
-
 /* ---- run ------------------------------------------------------------------------------------------ */
 
-typedef struct run {
-    const fga_scorer *scorer;
-    const fga_score_call *call;
-    key_part key;
-    char *workers;
-    int64_t chunks; /* of key sub-tiles per head */
-} run;
-
-static void pool_keys(void *arg, int64_t item, int worker)
-{
-    (void)worker;
-    const run *r = arg;
-    const fga_scorer *s = r->scorer;
-    int64_t head = item / r->chunks, first = item % r->chunks * POOL_CHUNK;
-    fga_pool_op op = {
-        .x = fga_tensor_row(r->call->k, head / s->desc.kv_heads, head % s->desc.kv_heads, 0),
-        .x_stride = r->call->k->stride[2],
-        .begin = r->key.begin + first,
-        .valid_end = r->key.valid_end + first,
-        .mean = r->key.mean + (head * s->sub_keys + first) * s->desc.head_dim,
-        .count = fga_min(POOL_CHUNK, s->sub_keys - first),
-        .head_dim = (int32_t)s->desc.head_dim,
-        .dtype = s->desc.dtype,
-    };
-    pool(s, &op, &s->key_valid);
-}
-
-/* Means and weights n_I/n_u of the block's query sub-tiles; returns how many. */
-static int64_t pool_block(const run *r, int64_t head, int64_t u, int64_t valid, const worker_part *w)
+/* Mean and spread of a block's raw logits over the tiles that take part: from the keys' moments, or from the row. */
+static void describe_row(const fga_score_run *r, int64_t kv_head, const float *q, fga_scored_row *row)
 {
     const fga_scorer *s = r->scorer;
-    const fga_predict_desc *d = &s->desc;
-    int64_t end = fga_min((u + 1) * d->block_m, fga_sequence_length(&d->query)), count = 0;
-    for (int64_t begin = u * d->block_m; begin < end; begin += d->sub_q, count++) {
-        int64_t sub_end = fga_min(begin + d->sub_q, end);
-        w->begin[count] = begin;
-        w->valid_end[count] = leading_valid(&s->query_valid, begin, sub_end);
-        w->weight[count] = (float)((double)fga_spans_count(&s->query_valid, begin, sub_end) / (double)valid);
+    int64_t dim = s->desc.head_dim, count = 0;
+    const double *mean = r->key.moments + kv_head * 2 * dim, *variance = mean + dim;
+    double unit = (double)s->desc.scale * log2_e, centre = 0, square = 0;
+    for (int64_t c = 0; c < dim; c++) {
+        centre += q[c] * mean[c] * unit;
+        square += q[c] * unit * q[c] * unit * variance[c];
     }
-    w->begin[count] = end;
-    fga_pool_op op = {
-        .x = fga_tensor_row(r->call->q, head / d->query_heads, head % d->query_heads, 0),
-        .x_stride = r->call->q->stride[2],
-        .begin = w->begin,
-        .valid_end = w->valid_end,
-        .mean = w->mean,
-        .count = count,
-        .head_dim = (int32_t)d->head_dim,
-        .dtype = d->dtype,
-    };
-    pool(s, &op, &s->query_valid);
-    return count;
+    if (s->raw_logits && s->full_covariance) {
+        square = 0;
+        for (int64_t v = 0; v < s->tiles; v++) {
+            if (isfinite(row->scores[v])) { /* a tile without a valid key, or with a gate, is not */
+                square += (row->scores[v] - centre) * (row->scores[v] - centre);
+                count++;
+            }
+        }
+        square = count > 0 ? square / (double)count : 0;
+    }
+    row->mean = (float)centre;
+    row->spread = (float)sqrt(square + 1e-6);
 }
 
-static void mass_of_block(const run *r, int64_t head, int64_t u, const worker_part *w, float *score)
+static void fill(float *score, int64_t count, float value)
+{
+    for (int64_t i = 0; i < count; i++) {
+        score[i] = value;
+    }
+}
+
+/* What gates say of a block's scores. */
+static void apply_gates(const fga_score_run *r, int64_t head, int64_t kv_head, int64_t u, float *score)
 {
     const fga_scorer *s = r->scorer;
     const fga_predict_desc *d = &s->desc;
-    int64_t b = head / d->query_heads, kv_head = head % d->query_heads / (d->query_heads / d->kv_heads);
-    int64_t valid = fga_spans_count(&s->query_valid, u * d->block_m, (u + 1) * d->block_m);
-    if (valid == 0 || s->key_valid.count == 0) {
-        memset(score, 0, (size_t)s->tiles * sizeof *score);
+    int64_t begin = u * d->block_m, end = fga_min(begin + d->block_m, fga_sequence_length(&d->query));
+    if (d->gate_q > 0 && fga_score_likeness(s, r->call->q, head, &s->query_valid, begin, end) < d->gate_q) {
+        fill(score, s->tiles, INFINITY);
         return;
     }
-    int64_t sub_queries = pool_block(r, head, u, valid, w);
-    fga_mass_op op = {
-        .q_mean = w->mean,
-        .q_weight = w->weight,
-        .k_mean = r->key.mean + (b * d->kv_heads + kv_head) * s->sub_keys * d->head_dim,
-        .log_n = r->key.log_n,
-        .tile_begin = r->key.tile_begin,
-        .score = score,
-        .sub_keys = s->sub_keys,
-        .tiles = s->tiles,
-        .sub_queries = (int32_t)sub_queries,
-        .head_dim = (int32_t)d->head_dim,
-        .scale = d->scale,
-        .scratch = w->mass,
-    };
-    s->ops.mass(&op);
+    for (int64_t v = 0; d->gate_k > 0 && v < s->tiles; v++) {
+        score[v] = r->key.gated[kv_head * s->tiles + v] ? INFINITY : score[v];
+    }
 }
 
-static void score_block(void *arg, int64_t row, int worker)
+typedef struct score_item {
+    int64_t head, first, count; /* blocks of one head */
+    int worker;
+} score_item;
+
+static void rank_blocks(const fga_score_run *r, const score_item *at, fga_score_rows *rows, float *score)
 {
-    const run *r = arg;
     const fga_scorer *s = r->scorer;
-    const fga_score_call *call = r->call;
-    int64_t head = row / s->blocks, u = row % s->blocks;
-    worker_part w;
-    size_t used = 0;
-    lay_out_worker(s, r->workers + (size_t)worker * s->worker_bytes, &used, &w);
-    float *score = call->scores != NULL ? call->scores + row * s->tiles : w.score;
-    if (call->custom != NULL) {
-        int64_t b = head / s->desc.query_heads, h = head % s->desc.query_heads;
-        fga_score_row at = {call->step, call->layer, call->branch, b, h, u, s->tiles};
-        call->custom(call->custom_user, &at, score);
-    } else {
-        mass_of_block(r, head, u, &w, score);
-    }
-    if (call->take != NULL) {
-        call->take(call->arg, &(fga_scored_row){.row = row, .worker = worker, .scores = score});
+    const fga_predict_desc *d = &s->desc;
+    int64_t head = at->head, first = at->first, count = at->count;
+    int64_t kv_head = head / d->query_heads * d->kv_heads + head % d->query_heads / (d->query_heads / d->kv_heads);
+    fga_rank_op op = fga_score_rank_op(r, kv_head);
+    fga_score_rows_fill(r, head, first, count, rows);
+    op.q = rows->q;
+    op.weight = rows->weight;
+    op.lse = s->exact && r->call->lse != NULL ? rows->lse : NULL;
+    op.row_begin = rows->row_begin;
+    op.blocks = (int32_t)count;
+    op.score = score;
+    op.scratch = rows->scratch;
+    s->ops.rank(&op);
+    for (int64_t b = 0; b < count; b++) {
+        fga_scored_row row = {head * s->blocks + first + b, at->worker, score + b * s->tiles, 0, 0};
+        if (rows->row_begin[b] < rows->row_begin[b + 1]) {
+            if (d->score == FGA_SCORE_MEAN) {
+                describe_row(r, kv_head, rows->q + rows->row_begin[b] * d->head_dim, &row);
+            }
+            apply_gates(r, head, kv_head, first + b, score + b * s->tiles);
+        }
+        if (r->call->take != NULL) {
+            r->call->take(r->call->arg, &row);
+        }
     }
 }
 
-fga_status fga_scorer_run(const fga_scorer *s, const fga_score_call *call)
+static void ask_custom(const fga_score_run *r, const score_item *at, float *score)
+{
+    const fga_score_call *call = r->call;
+    const fga_scorer *s = r->scorer;
+    int64_t b = at->head / s->desc.query_heads, h = at->head % s->desc.query_heads;
+    for (int64_t i = 0; i < at->count; i++, score += s->tiles) {
+        fga_score_row row = {call->step, call->layer, call->branch, b, h, at->first + i, s->tiles};
+        call->custom(call->custom_user, &row, score);
+        if (call->take != NULL) {
+            call->take(call->arg, &(fga_scored_row){at->head * s->blocks + at->first + i, at->worker, score, 0, 0});
+        }
+    }
+}
+
+static void score_blocks(void *arg, int64_t item, int worker)
+{
+    const fga_score_run *r = arg;
+    const fga_scorer *s = r->scorer;
+    int64_t items = fga_ceil_div(s->blocks, s->item_blocks), first = item % items * s->item_blocks;
+    score_item at = {item / items, first, fga_min(s->item_blocks, s->blocks - first), worker};
+    fga_score_rows rows;
+    size_t used = 0;
+    fga_score_rows_place(s, r->workers + (size_t)worker * s->worker_bytes, &used, &rows);
+    float *score = r->call->scores != NULL ? r->call->scores + (at.head * s->blocks + first) * s->tiles : rows.score;
+    if (r->call->custom != NULL) {
+        ask_custom(r, &at, score);
+    } else {
+        rank_blocks(r, &at, &rows, score);
+    }
+}
+
+static fga_status check_call(const fga_scorer *s, const fga_score_call *call)
 {
     const fga_predict_desc *d = &s->desc;
     fga_shape queries = {d->batch, d->query_heads, fga_sequence_length(&d->query), d->head_dim, d->dtype};
     fga_shape keys = {d->batch, d->kv_heads, fga_sequence_length(&d->key), d->head_dim, d->dtype};
     FGA_TRY(fga_check_tensor(s->ctx, "q", call->q, &queries));
     FGA_TRY(fga_check_tensor(s->ctx, "k", call->k, &keys));
-    FGA_TRY(fga_check_workspace(s->ctx, call->workspace, s->workspace_bytes));
-    run r = {.scorer = s, .call = call, .workers = (char *)call->workspace + s->key_bytes};
-    size_t used = 0;
-    lay_out_keys(s, call->workspace, &used, &r.key);
-    lay_key_grid(s, &r.key);
-    r.chunks = fga_ceil_div(s->sub_keys, POOL_CHUNK);
-    if (call->custom == NULL) {
-        fga_parallel_for(s->ctx, d->batch * d->kv_heads * r.chunks, pool_keys, &r);
+    if (call->custom == NULL && (d->score == FGA_SCORE_NONE || d->score == FGA_SCORE_CUSTOM)) {
+        return fga_context_fail(s->ctx, FGA_ERR_ARGUMENT, "score is %d, wanted one that is computed here",
+                                (int)d->score);
     }
-    fga_parallel_for(s->ctx, d->batch * d->query_heads * s->blocks, score_block, &r);
+    if (d->score == FGA_SCORE_DEVIATION) {
+        if (call->v == NULL) {
+            return fga_context_fail(s->ctx, FGA_ERR_ARGUMENT, "v is NULL, wanted the values, for FGA_SCORE_DEVIATION");
+        }
+        FGA_TRY(fga_check_tensor(s->ctx, "v", call->v, &keys));
+    }
+    return fga_check_workspace(s->ctx, call->workspace, s->workspace_bytes);
+}
+
+fga_status fga_scorer_run(const fga_scorer *s, const fga_score_call *call)
+{
+    FGA_TRY(check_call(s, call));
+    fga_score_run r = {.scorer = s, .call = call, .workers = (char *)call->workspace + s->key_bytes};
+    size_t used = 0;
+    fga_score_keys_place(s, call->workspace, &used, &r.key);
+    if (call->custom == NULL) {
+        fga_score_keys_fill(&r);
+    }
+    int64_t items = fga_ceil_div(s->blocks, s->item_blocks);
+    fga_parallel_for(s->ctx, s->desc.batch * s->desc.query_heads * items, score_blocks, &r);
     return FGA_OK;
 }
 

@@ -1,92 +1,11 @@
-/* select.c - top-k of each row of scores, beside the tiles that are forced. */
+/* select.c - what a row keeps by its own scores: top-k, top-p, threshold, adaptive, beside the tiles that are forced.
+ */
 #include "attn/select.h"
 
-#include "base/half.h"
+#include "attn/select_rank.h"
 
 #include <math.h>
 #include <string.h>
-
-/* Scores as integers of the same order; -0 equals 0, and NaN comes last. Free of branches, so that it vectorises. */
-static inline uint32_t rank_of(float score)
-{
-    uint32_t bits = fga_f32_bits(score), magnitude = bits & 0x7fffffffu;
-    uint32_t ordered = bits >> 31 ? ~bits : bits | 0x80000000u;
-    ordered = magnitude == 0 ? 0x80000000u : ordered;
-    return magnitude > 0x7f800000u ? 0 : ordered;
-}
-
-/* The k-th largest rank (1 <= k <= tiles) of the free tiles, found by counting digits of 11, 11 and 10 bits; *ties =
- * how many of that rank are among the k largest. Later rounds count only the few ranks that share the digits found so
- * far.
- */
-static uint32_t find_cut(const float *scores, const fga_spans *free, int64_t k, int64_t *ties)
-{
-    static const struct {
-        int shift;
-        uint32_t digits;
-    } rounds[3] = {{21, 2048}, {10, 2048}, {0, 1024}};
-    uint32_t cut = 0, known = 0; /* the cut's bits so far, and which those are */
-    for (int r = 0; r < 3; r++) {
-        uint32_t histogram[2048], digits = rounds[r].digits;
-        int shift = rounds[r].shift;
-        memset(histogram, 0, digits * sizeof *histogram);
-        for (int i = 0; i < free->count; i++) {
-            for (int64_t v = free->begin[i]; v < free->end[i]; v++) {
-                uint32_t rank = rank_of(scores[v]);
-                if ((rank & known) == cut) {
-                    histogram[rank >> shift & (digits - 1)]++;
-                }
-            }
-        }
-        uint32_t digit = digits - 1;
-        while (histogram[digit] < k) {
-            k -= histogram[digit--];
-        }
-        cut |= digit << shift;
-        known |= (digits - 1) << shift;
-    }
-    *ties = k;
-    return cut;
-}
-
-/* Sets the bit of every tile of an interval above the cut, and of the first `ties` at it; returns the ties left. */
-static int64_t keep_above(const float *scores, int64_t first, int64_t last, uint32_t cut, int64_t ties, uint64_t *bits)
-{
-    for (int64_t begin = first, end; begin < last; begin = end) {
-        uint64_t word = 0, equal = 0;
-        end = fga_min(last, (begin / 64 + 1) * 64);
-        for (int64_t v = begin; v < end; v++) {
-            uint32_t rank = rank_of(scores[v]);
-            word |= (uint64_t)(rank > cut) << (v % 64);
-            equal |= (uint64_t)(rank == cut) << (v % 64);
-        }
-        for (; equal != 0 && ties > 0; equal &= equal - 1, ties--) {
-            word |= equal & -equal;
-        }
-        bits[begin / 64] |= word;
-    }
-    return ties;
-}
-
-static void set_spans(uint64_t *bits, const fga_spans *spans)
-{
-    for (int i = 0; i < spans->count; i++) {
-        fga_bits_set(bits, spans->begin[i], spans->end[i]);
-    }
-}
-
-static void keep_best(const fga_spans *free, const float *scores, int64_t count, uint64_t *bits)
-{
-    if (count >= fga_spans_count(free, 0, INT64_MAX)) {
-        set_spans(bits, free);
-        return;
-    }
-    int64_t ties;
-    uint32_t cut = find_cut(scores, free, count, &ties);
-    for (int i = 0; i < free->count; i++) {
-        ties = keep_above(scores, free->begin[i], free->end[i], cut, ties, bits);
-    }
-}
 
 int64_t fga_round_count(double x)
 {
@@ -94,11 +13,16 @@ int64_t fga_round_count(double x)
     return rounded >= 0x1p62 ? (int64_t)1 << 62 : (int64_t)rounded;
 }
 
+/* ---- what is forced ------------------------------------------------------------------------------- */
+
 fga_selector fga_selector_make(const fga_policy *policy, fga_mask *mask)
 {
     const fga_sequence *key = &mask->desc.key;
     int64_t n = mask->desc.tile_n;
-    fga_selector s = {.policy = policy, .mask = mask, .text_queries = fga_spans_valid_text(&mask->desc.query)};
+    fga_selector s = {.policy = policy,
+                      .mask = mask,
+                      .text_queries = fga_spans_valid_text(&mask->desc.query),
+                      .valid_keys = fga_sequence_valid(key)};
     fga_spans text = fga_spans_valid_text(key);
     for (int i = 0; i < text.count; i++) {
         fga_spans_add(&s.text_tiles, text.begin[i] / n, fga_ceil_div(text.end[i], n));
@@ -116,29 +40,236 @@ fga_selector fga_selector_make(const fga_policy *policy, fga_mask *mask)
     return s;
 }
 
-static void select_topk(const fga_selector *s, double density, const float *scores, uint64_t *bits)
+static void set_spans(uint64_t *bits, const fga_spans *spans)
 {
-    const fga_mask *mask = s->mask;
-    int64_t k = fga_min(mask->live_tiles, fga_max(1, fga_round_count(density * (double)mask->live_tiles)));
-    keep_best(&s->video_only, scores, fga_max(1, k - fga_spans_count(&s->text_tiles, 0, mask->tiles)), bits);
+    for (int i = 0; i < spans->count; i++) {
+        fga_bits_set(bits, spans->begin[i], spans->end[i]);
+    }
 }
 
-void fga_selector_row(const fga_selector *s, const fga_head_setting *setting, int64_t row, const float *scores)
+static int64_t count_tiles(const fga_spans *spans)
 {
-    fga_mask *mask = s->mask;
+    int64_t count = 0;
+    for (int i = 0; i < spans->count; i++) {
+        count += spans->end[i] - spans->begin[i];
+    }
+    return count;
+}
+
+fga_row_kind fga_selector_begin(const fga_selector *s, const fga_head_setting *setting, int64_t row, fga_spans *free)
+{
+    const fga_mask *mask = s->mask;
     int64_t m = mask->desc.block_m, u = row % mask->blocks;
     uint64_t *bits = fga_mask_bits(mask, row);
     memset(bits, 0, (size_t)mask->words * sizeof *bits);
+    *free = (fga_spans){0};
     if (fga_spans_count(&mask->query_valid, u * m, (u + 1) * m) == 0) {
-        /* nothing but padding asks */
-    } else if (setting->dense || fga_spans_count(&s->text_queries, u * m, (u + 1) * m) > 0) {
-        fga_bits_set(bits, 0, mask->tiles);
-    } else {
-        set_spans(bits, &s->text_tiles);
-        select_topk(s, setting->density, scores, bits);
+        return FGA_ROW_EMPTY;
     }
-    fga_mask_seal_row(mask, row);
+    if (setting->dense || fga_spans_count(&s->text_queries, u * m, (u + 1) * m) > 0) {
+        fga_bits_set(bits, 0, mask->tiles);
+        return FGA_ROW_FULL;
+    }
+    set_spans(bits, &s->text_tiles);
+    if (s->video_only.count > 0) {
+        int64_t begin = s->video_only.begin[0], end = s->video_only.end[0], reach = setting->neighbours;
+        int64_t near_begin = fga_min(end, fga_max(begin, u - reach + 1)); /* empty where reach is 0 */
+        int64_t near_end = fga_max(near_begin, fga_min(end, u + reach));
+        fga_bits_set(bits, near_begin, near_end);
+        if (near_begin == near_end) {
+            fga_spans_add(free, begin, end);
+        } else {
+            fga_spans_add(free, begin, near_begin);
+            fga_spans_add(free, near_end, end);
+        }
+    }
+    return FGA_ROW_OPEN;
 }
+
+/* ---- top-k ---------------------------------------------------------------------------------------- */
+
+/* Sets the bit of every tile of an interval above the cut, and of the first `ties` at it; returns the ties left. */
+static int64_t keep_above(const float *scores, int64_t first, int64_t last, uint32_t cut, int64_t ties, uint64_t *bits)
+{
+    for (int64_t begin = first, end; begin < last; begin = end) {
+        uint64_t word = 0, equal = 0;
+        end = fga_min(last, (begin / 64 + 1) * 64);
+        for (int64_t v = begin; v < end; v++) {
+            uint32_t rank = fga_rank_of(scores[v]);
+            word |= (uint64_t)(rank > cut) << (v % 64);
+            equal |= (uint64_t)(rank == cut) << (v % 64);
+        }
+        for (; equal != 0 && ties > 0; equal &= equal - 1, ties--) {
+            word |= equal & -equal;
+        }
+        bits[begin / 64] |= word;
+    }
+    return ties;
+}
+
+void fga_select_best(const fga_spans *free, const float *scores, int64_t count, uint64_t *bits)
+{
+    if (count >= count_tiles(free)) {
+        set_spans(bits, free);
+        return;
+    }
+    fga_rank_cut c = {.left = count};
+    for (int round = 0; round < FGA_RANK_ROUNDS; round++) {
+        int64_t histogram[FGA_RANK_DIGITS];
+        int shift = fga_rank_round[round].shift;
+        uint32_t digits = fga_rank_round[round].digits;
+        memset(histogram, 0, digits * sizeof *histogram);
+        for (int i = 0; i < free->count; i++) {
+            for (int64_t v = free->begin[i]; v < free->end[i]; v++) {
+                uint32_t rank = fga_rank_of(scores[v]);
+                if ((rank & c.known) == c.cut) {
+                    histogram[rank >> shift & (digits - 1)]++;
+                }
+            }
+        }
+        fga_rank_narrow(&c, round, histogram);
+    }
+    int64_t ties = c.left;
+    for (int i = 0; i < free->count; i++) {
+        ties = keep_above(scores, free->begin[i], free->end[i], c.cut, ties, bits);
+    }
+}
+
+int64_t fga_select_gated(const fga_spans *free, const float *scores)
+{
+    int64_t count = 0;
+    for (int i = 0; i < free->count; i++) {
+        for (int64_t v = free->begin[i]; v < free->end[i]; v++) {
+            count += scores[v] == INFINITY;
+        }
+    }
+    return count;
+}
+
+/* K of all tiles, of which the forced ones and at least one free one are kept. Gated tiles are the first of the best.
+ */
+static void keep_topk(const fga_selector *s, const fga_head_setting *setting, const fga_spans *free,
+                      const float *scores, uint64_t *bits)
+{
+    int64_t tiles = s->mask->live_tiles, gated = fga_select_gated(free, scores);
+    double share = setting->density * (double)tiles;
+    int64_t k = s->policy->zero_pad ? (int64_t)fmin(share, (double)tiles) : fga_min(tiles, fga_round_count(share));
+    int64_t forced = tiles - count_tiles(free) + gated;
+    fga_select_best(free, scores, gated + fga_max(1, fga_max(1, k) - forced), bits);
+}
+
+/* ---- top-p ---------------------------------------------------------------------------------------- */
+
+/* Sorts by the upper halves, rising and stable, through `other`; returns where the result is. */
+static uint64_t *sort_by_rank(uint64_t *items, uint64_t *other, int64_t count)
+{
+    for (int round = FGA_RANK_ROUNDS - 1; round >= 0; round--) {
+        int64_t next[FGA_RANK_DIGITS + 1];
+        int shift = 32 + fga_rank_round[round].shift;
+        uint32_t digits = fga_rank_round[round].digits;
+        memset(next, 0, sizeof next);
+        for (int64_t i = 0; i < count; i++) {
+            next[(items[i] >> shift & (digits - 1)) + 1]++;
+        }
+        for (uint32_t d = 0; d < digits; d++) {
+            next[d + 1] += next[d];
+        }
+        for (int64_t i = 0; i < count; i++) {
+            other[next[items[i] >> shift & (digits - 1)]++] = items[i];
+        }
+        uint64_t *swap = items;
+        items = other;
+        other = swap;
+    }
+    return items;
+}
+
+/* The running sum is one f32, over forced tiles by rising index and then free ones by falling score. */
+static void keep_topp(const fga_selector *s, const fga_head_setting *setting, const fga_spans *free,
+                      const float *scores, uint64_t *bits, void *scratch)
+{
+    uint64_t *items = scratch;
+    int64_t tiles = s->mask->tiles, count = 0;
+    float forced = 0;
+    if (setting->tau >= 1) {
+        set_spans(bits, free);
+        return;
+    }
+    for (int i = 0; i < free->count; i++) {
+        for (int64_t v = free->begin[i]; v < free->end[i]; v++) {
+            if (scores[v] == INFINITY) {
+                fga_bits_set(bits, v, v + 1);
+            } else {
+                items[count++] = (uint64_t)~fga_rank_of(scores[v]) << 32 | (uint64_t)v;
+            }
+        }
+    }
+    for (int64_t v = 0; v < tiles; v++) {
+        bool kept = bits[v / 64] >> (v % 64) & 1;
+        forced += kept && scores[v] != INFINITY ? scores[v] : 0.0f;
+    }
+    items = sort_by_rank(items, items + tiles, count);
+    float sum = forced;
+    for (int64_t i = 0; i < count; i++) {
+        sum += scores[(uint32_t)items[i]];
+    }
+    float enough = (float)setting->tau * sum, running = forced;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t v = (uint32_t)items[i];
+        if (i > 0 && running >= enough) {
+            break;
+        }
+        running += scores[v];
+        fga_bits_set(bits, v, v + 1);
+    }
+}
+
+/* ---- threshold and adaptive ----------------------------------------------------------------------- */
+
+static void keep_over(const fga_spans *free, const float *scores, double cut, uint64_t *bits)
+{
+    for (int i = 0; i < free->count; i++) {
+        for (int64_t v = free->begin[i]; v < free->end[i]; v++) {
+            bits[v / 64] |= (uint64_t)((double)scores[v] > cut) << (v % 64);
+        }
+    }
+}
+
+/* ---- one row -------------------------------------------------------------------------------------- */
+
+size_t fga_selector_scratch(const fga_policy *policy, int64_t tiles)
+{
+    size_t bytes = 0;
+    bool fits = fga_size_add(&bytes, policy->select == FGA_SELECT_TOPP ? 2 * tiles : 0, sizeof(uint64_t));
+    return fits ? bytes : 0; /* tiles are at most FGA_MAX_TOKENS: always */
+}
+
+void fga_selector_row(const fga_selector *s, const fga_head_setting *setting, const fga_scored_row *row, void *scratch)
+{
+    static const fga_head_setting everything = {.dense = true};
+    uint64_t *bits = fga_mask_bits(s->mask, row->row);
+    const float *scores = row->scores;
+    fga_spans free;
+    if (fga_selector_begin(s, scores != NULL ? setting : &everything, row->row, &free) == FGA_ROW_OPEN) {
+        switch (s->policy->select) {
+        case FGA_SELECT_TOPP:
+            keep_topp(s, setting, &free, scores, bits, scratch);
+            break;
+        case FGA_SELECT_THRESHOLD:
+            keep_over(&free, scores, (float)(setting->threshold / (double)s->valid_keys), bits);
+            break;
+        case FGA_SELECT_ADAPTIVE:
+            keep_over(&free, scores, (double)row->mean + setting->tau * (double)row->spread, bits);
+            break;
+        default:
+            keep_topk(s, setting, &free, scores, bits);
+            break;
+        }
+    }
+    fga_mask_seal_row(s->mask, row->row);
+}
+
+/* ---- the stage by itself -------------------------------------------------------------------------- */
 
 typedef struct run {
     fga_selector selector;
@@ -148,9 +279,9 @@ typedef struct run {
 
 static void select_row(void *arg, int64_t row, int worker)
 {
-    (void)worker;
     const run *r = arg;
-    fga_selector_row(&r->selector, &r->setting, row, r->scores + row * r->selector.mask->tiles);
+    const fga_scored_row scored = {.row = row, .worker = worker, .scores = r->scores + row * r->selector.mask->tiles};
+    fga_selector_row(&r->selector, &r->setting, &scored, NULL);
 }
 
 fga_status fga_select_topk(fga_context *ctx, const fga_predict_desc *desc, const float *scores, double density,
@@ -163,6 +294,7 @@ fga_status fga_select_topk(fga_context *ctx, const fga_predict_desc *desc, const
                                                  : "mask");
     }
     *out = NULL;
+    FGA_TRY(fga_check_cpu(ctx, "fga_select_topk"));
     FGA_TRY(fga_check_struct(ctx, "fga_predict_desc", desc->size, sizeof *desc));
     if (!(density >= 0)) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "density is %g, wanted at least 0", density);
@@ -176,7 +308,7 @@ fga_status fga_select_topk(fga_context *ctx, const fga_predict_desc *desc, const
     d.key = desc->key;
     fga_mask *mask;
     FGA_TRY(fga_mask_create(ctx, &d, FGA_MASK_BITMAP, &mask));
-    const fga_policy policy = {.size = sizeof policy, .select = FGA_SELECT_TOPK};
+    const fga_policy policy = {.size = sizeof policy, .select = FGA_SELECT_TOPK, .zero_pad = desc->zero_pad};
     run r = {fga_selector_make(&policy, mask), {.density = density}, scores};
     fga_parallel_for(ctx, mask->rows, select_row, &r);
     fga_mask_seal(mask);

@@ -1,4 +1,4 @@
-/* select.h - which tiles a block keeps, given its row of scores. */
+/* select.h - which tiles a block keeps: forced ones, and those that its scores or its place speak for. */
 #ifndef FGA_ATTN_SELECT_H
 #define FGA_ATTN_SELECT_H
 
@@ -19,12 +19,59 @@ typedef struct fga_selector {
     fga_spans text_queries;
     fga_spans text_tiles; /* tiles with a valid text key, which every block keeps */
     fga_spans video_only; /* the other tiles with a valid key: at most one interval */
+    int64_t valid_keys;
 } fga_selector;
 
 fga_selector fga_selector_make(const fga_policy *policy, fga_mask *mask);
-/* Fills and seals one row of the mask's bit map; scores may be NULL where the setting is dense. */
-void fga_selector_row(const fga_selector *selector, const fga_head_setting *setting, int64_t row, const float *scores);
 /* floor(x + 0.5 + 1e-6): what is a half on paper, such as 0.29 * 50, rounds up. */
 int64_t fga_round_count(double x);
+
+/* ---- rows ----------------------------------------------------------------------------------------- */
+
+typedef enum fga_row_kind {
+    FGA_ROW_EMPTY, /* nothing but padding asks */
+    FGA_ROW_FULL,  /* text asks, or the head is dense */
+    FGA_ROW_OPEN
+} fga_row_kind;
+
+/* Clears the row's bits and sets those that are kept whatever the scores. Of an open row: *free = the tiles left to
+ * choose from, in at most two intervals. To be sealed by the caller. */
+fga_row_kind fga_selector_begin(const fga_selector *selector, const fga_head_setting *setting, int64_t row,
+                                fga_spans *free);
+
+/* Fills and seals one row by top-k, top-p, threshold or adaptive selection, or, where row->scores is NULL, keeps
+ * everything. A score of +inf forces its tile and has no mass. scratch: fga_selector_scratch bytes of the worker's. */
+void fga_selector_row(const fga_selector *selector, const fga_head_setting *setting, const fga_scored_row *row,
+                      void *scratch);
+size_t fga_selector_scratch(const fga_policy *policy, int64_t tiles);
+
+/* Sets the bits of the `count` best tiles of `free`, all if there are fewer; of equal ones the lower index. */
+void fga_select_best(const fga_spans *free, const float *scores, int64_t count, uint64_t *bits);
+/* Tiles of `free` with a score of +inf. */
+int64_t fga_select_gated(const fga_spans *free, const float *scores);
+
+/* ---- all rows at once ----------------------------------------------------------------------------- */
+
+typedef struct fga_select_call {
+    fga_context *ctx;
+    const fga_selector *selector;
+    const fga_head_setting *heads; /* [batch*query_heads] */
+    const fga_attend_args *args;   /* q, k, v, key_bias: for FGA_SELECT_FRAMES */
+    fga_score_row at;              /* step, layer, branch: for FGA_SELECT_CUSTOM */
+    const float *scores;           /* of all rows: for FGA_SELECT_BUDGET */
+    int64_t grid[3];               /* of the video: for static selections and FGA_SELECT_FRAMES */
+    void *workspace;
+} fga_select_call;
+
+/* Workspace of the functions below; false when it does not fit. */
+bool fga_budget_bytes(fga_context *ctx, int64_t rows, size_t *bytes);
+bool fga_places_bytes(fga_context *ctx, const fga_predict_desc *desc, size_t *bytes);
+bool fga_frames_bytes(fga_context *ctx, const fga_predict_desc *desc, size_t *bytes);
+bool fga_custom_bytes(fga_context *ctx, int64_t tiles, size_t *bytes);
+/* Each fills and seals every row. */
+void fga_select_budget(const fga_select_call *call);
+void fga_select_places(const fga_select_call *call); /* window, radial */
+void fga_select_frames(const fga_select_call *call);
+void fga_select_custom(const fga_select_call *call);
 
 #endif

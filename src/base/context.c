@@ -77,8 +77,12 @@ fga_status fga_context_create(const fga_context_options *options, fga_context **
     if (o.size != sizeof o || o.threads < 0 || o.threads > 4096 || (o.alloc == NULL) != (o.free == NULL)) {
         return FGA_ERR_ARGUMENT;
     }
-    if (o.device != FGA_DEVICE_CPU) {
-        return FGA_ERR_UNSUPPORTED;
+    if (o.device != FGA_DEVICE_CPU && o.device != FGA_DEVICE_CUDA) {
+        return FGA_ERR_ARGUMENT;
+    }
+    fga_gpu gpu = {0};
+    if (o.device == FGA_DEVICE_CUDA) {
+        FGA_TRY(fga_gpu_open(&gpu));
     }
     if (o.alloc == NULL) {
         o.alloc = default_alloc;
@@ -91,7 +95,7 @@ fga_status fga_context_create(const fga_context_options *options, fga_context **
     if (ctx == NULL) {
         return FGA_ERR_MEMORY;
     }
-    *ctx = (fga_context){.options = o};
+    *ctx = (fga_context){.options = o, .gpu = gpu};
     if (o.variant != NULL) {
         strcpy(ctx->variant, o.variant);
     }
@@ -113,6 +117,7 @@ void fga_context_destroy(fga_context **handle)
     }
     fga_context *ctx = *handle;
     fga_pool_destroy(&ctx->pool);
+    fga_gpu_close(&ctx->gpu);
     pthread_mutex_destroy(&ctx->error_lock);
     ctx->options.free(ctx->options.user, ctx);
     *handle = NULL;

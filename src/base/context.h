@@ -3,6 +3,7 @@
 #define FGA_BASE_CONTEXT_H
 
 #include "base/error.h"
+#include "base/gpu.h"
 #include "base/pool.h"
 
 #include <pthread.h>
@@ -11,6 +12,7 @@ struct fga_context {
     fga_context_options options;
     char variant[32]; /* the forced one; empty = best */
     fga_pool *pool;
+    fga_gpu gpu; /* of a CUDA context */
     pthread_mutex_t error_lock;
     char error[1024];
 };

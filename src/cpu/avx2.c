@@ -5,6 +5,7 @@
 
 #include "cpu/attend_panel.h"
 #include "cpu/cpu.h"
+#include "cpu/rank_panel.h"
 #include "cpu/score_panel.h"
 #include "cpu/sum_panel.h"
 
@@ -19,5 +20,8 @@ void fga_overlay_avx2(fga_ops *ops)
     }
     ops->pool = pool;
     ops->sums = sums;
-    ops->mass = mass;
+    ops->rank = rank;
+    ops->rank_scratch = rank_scratch;
+    ops->rank_rows = RANK_ROWS;
+    ops->alike = alike;
 }

@@ -3,27 +3,12 @@
  * attend goes over the kept keys twice, once for the largest logit and once for the sums, so that nothing here is
  * shared with the online softmax of the fast tiers.
  */
+#include "cpu/ref.h"
 #include "base/half.h"
 #include "cpu/cpu.h"
 
 #include <float.h>
 #include <math.h>
-
-enum { MAX_ROWS = 192, MAX_HEAD_DIM = 256 };
-
-static const void *row_of(const void *base, int64_t row, int64_t stride, fga_dtype dtype)
-{
-    return (const char *)base + (size_t)(row * stride) * (dtype == FGA_F32 ? 4 : 2);
-}
-
-static double dot(const float *a, const float *b, int32_t n)
-{
-    double sum = 0;
-    for (int32_t d = 0; d < n; d++) {
-        sum += (double)a[d] * b[d];
-    }
-    return sum;
-}
 
 static double logit(const fga_attend_op *op, const float *q, uint32_t key)
 {
@@ -118,7 +103,7 @@ static void attend_row(const fga_attend_op *op, int32_t row)
     }
 }
 
-static void attend_ref(const fga_attend_op *op)
+void fga_attend_ref(const fga_attend_op *op)
 {
     for (int32_t row = 0; row < op->rows; row++) {
         attend_row(op, row);
@@ -131,25 +116,6 @@ static size_t attend_scratch_ref(int32_t rows, int32_t head_dim, fga_dtype dtype
     (void)head_dim;
     (void)dtype;
     return 0;
-}
-
-static void pool_ref(const fga_pool_op *op)
-{
-    for (int64_t i = 0; i < op->count; i++) {
-        int64_t end = op->valid_end[i] < op->begin[i + 1] ? op->valid_end[i] : op->begin[i + 1];
-        double sum[MAX_HEAD_DIM] = {0};
-        for (int64_t token = op->begin[i]; token < end; token++) {
-            float x[MAX_HEAD_DIM];
-            fga_to_f32(x, row_of(op->x, token, op->x_stride, op->dtype), op->dtype, op->head_dim);
-            for (int32_t d = 0; d < op->head_dim; d++) {
-                sum[d] += x[d];
-            }
-        }
-        double inverse = end > op->begin[i] ? 1.0 / (double)(end - op->begin[i]) : 0.0;
-        for (int32_t d = 0; d < op->head_dim; d++) {
-            op->mean[i * op->head_dim + d] = (float)(sum[d] * inverse);
-        }
-    }
 }
 
 static void sums_ref(const fga_sums_op *op)
@@ -169,49 +135,16 @@ static void sums_ref(const fga_sums_op *op)
     }
 }
 
-static double mass_logit(const fga_mass_op *op, int32_t i, int64_t j)
-{
-    return dot(op->q_mean + (int64_t)i * op->head_dim, op->k_mean + j * op->head_dim, op->head_dim) * op->scale +
-           op->log_n[j];
-}
-
-static void mass_ref(const fga_mass_op *op)
-{
-    for (int64_t v = 0; v < op->tiles; v++) {
-        op->score[v] = 0;
-    }
-    for (int32_t i = 0; i < op->sub_queries; i++) {
-        float *z = op->scratch + (int64_t)i * op->sub_keys;
-        double max = -DBL_MAX, sum = 0;
-        for (int64_t j = 0; j < op->sub_keys; j++) {
-            z[j] = (float)mass_logit(op, i, j);
-            max = fmax(max, z[j]);
-        }
-        for (int64_t j = 0; j < op->sub_keys; j++) {
-            sum += exp(z[j] - max);
-        }
-        double weight = sum == 0 ? 0 : op->q_weight[i] / sum; /* no valid key: nothing to weigh */
-        for (int64_t v = 0; v < op->tiles; v++) {
-            double tile = 0;
-            for (int64_t j = op->tile_begin[v]; j < op->tile_begin[v + 1]; j++) {
-                tile += exp(z[j] - max);
-            }
-            op->score[v] += (float)(tile * weight);
-        }
-    }
-}
-
 void fga_overlay_ref(fga_ops *ops)
 {
     ops->name = "c";
     for (int dtype = FGA_F32; dtype <= FGA_BF16; dtype++) {
-        ops->attend[dtype] = attend_ref;
+        ops->attend[dtype] = fga_attend_ref;
         ops->attend_variant[dtype] = "c";
         ops->attend_scratch[dtype] = attend_scratch_ref;
         ops->block_rows[dtype] = 64;
     }
     ops->max_rows = MAX_ROWS;
-    ops->pool = pool_ref;
+    fga_ref_scores(ops);
     ops->sums = sums_ref;
-    ops->mass = mass_ref;
 }

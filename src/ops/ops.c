@@ -1,6 +1,7 @@
 #include "ops/ops.h"
 
 #include "base/cpu.h"
+#include "ops/gpu.h"
 
 #include <string.h>
 
@@ -20,20 +21,23 @@ static const struct variant {
 
 enum { variant_count = sizeof variants / sizeof variants[0] };
 
+/* The processor's families first, then those of CUDA devices. */
 int fga_variant_count(void)
 {
-    return variant_count;
+    return variant_count + fga_gpu_variant_count();
 }
 
 const char *fga_variant_name(int index)
 {
-    return index >= 0 && index < variant_count ? variants[index].name : NULL;
+    return index >= 0 && index < variant_count ? variants[index].name : fga_gpu_variant_name(index - variant_count);
 }
 
 bool fga_variant_runs_here(int index)
 {
-    return index >= 0 && index < variant_count &&
-           (variants[index].features & fga_cpu_features()) == variants[index].features;
+    if (index >= variant_count) {
+        return fga_gpu_variant_runs_here(index - variant_count);
+    }
+    return index >= 0 && (variants[index].features & fga_cpu_features()) == variants[index].features;
 }
 
 fga_status fga_ops_select(const char *name, fga_ops *ops)

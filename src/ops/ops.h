@@ -83,22 +83,64 @@ typedef struct fga_sums_op {
 
 typedef void (*fga_sums_fn)(const fga_sums_op *op);
 
-/* ---- mass: P = softmax_J(z), then the weighted sum over a block's query sub-tiles and a tile's key sub-tiles ---- */
+/* ---- rank: scores of a few query blocks of one head, from the logits of their rows against all keys ---------------
+ *
+ * Rows and keys are tokens or means of sub-tiles; which, the caller knows. With z[i,j] = q_i . k_j * scale + bias_j and
+ * P = softmax over j of z:
+ */
+typedef enum fga_rank_kind {
+    FGA_RANK_MASS,      /* sum over the block's rows of weight * sum over the tile's keys of P */
+    FGA_RANK_MAX,       /* the largest P of the block's rows and the tile's keys */
+    FGA_RANK_LSE,       /* log of the sum over both of weight * exp z; -inf for a tile without a key */
+    FGA_RANK_LOGIT,     /* z * log2 e, for one row per block and one key per tile */
+    FGA_RANK_DEVIATION, /* sum over both of weight * abs(P - mean of P over the key's group) * apart_j */
+} fga_rank_kind;
 
-typedef struct fga_mass_op {
-    const float *q_mean;       /* [sub_queries][head_dim]: the query sub-tiles of ONE block */
-    const float *q_weight;     /* [sub_queries]: n_I / n_u */
-    const float *k_mean;       /* [sub_keys][head_dim] */
-    const float *log_n;        /* [sub_keys]: log n_J, -inf for a sub-tile without a valid key */
-    const int64_t *tile_begin; /* [tiles+1]: sub-tiles of tile v are [tile_begin[v], tile_begin[v+1]) */
-    float *score;              /* [tiles] */
-    int64_t sub_keys, tiles;
-    int32_t sub_queries, head_dim;
+typedef struct fga_rank_op {
+    fga_rank_kind kind;
+    const float *q;            /* [rows][head_dim], block after block */
+    const float *weight;       /* [rows]: of a row in its block; MAX and LOGIT do not read it */
+    const float *lse;          /* [rows]: log of the sum over keys of exp z where it is known; NULL: found here */
+    const int32_t *row_begin;  /* [blocks+1]: rows of block b; a block without rows scores 0 */
+    const void *k;             /* [keys][head_dim] of dtype, row stride below */
+    const float *bias;         /* [keys]; -inf: the key is out of it all and its row is never read */
+    const int64_t *tile_begin; /* [tiles+1]: keys of tile v; with sub_begin sub-tiles of it */
+    /* Second order: the softmax runs over sub-tiles J of keys, with z[i,J] = mean + variance / 2 of z[i,j] over the
+     * keys of J that are not out, plus sub_bias_J (log n). NULL: it runs over keys. Not with DEVIATION. */
+    const int64_t *sub_begin; /* [subs+1]: keys of sub-tile J */
+    const float *sub_bias;    /* [subs]; -inf for one without a key */
+    /* DEVIATION; groups start at key 0, tiles and groups nest */
+    const float *apart;       /* [keys]: norm(V_j - mean V of its group); 0 for a key that does not count */
+    const float *group_share; /* [ceil(keys/group)]: 1 / keys of the group that count; 0 where none does */
+    float *score;             /* [blocks][tiles] */
+    int64_t k_stride;         /* elements */
+    int64_t keys, subs, tiles;
+    int32_t tile_keys; /* rows of k in every tile but the last, which may have fewer; at most 128 */
+    int32_t group;     /* DEVIATION: 8 ... 256, a power of two */
+    int32_t blocks, head_dim;
+    fga_dtype dtype; /* of k */
     float scale;
-    float *scratch; /* [sub_queries][sub_keys] f32 */
-} fga_mass_op;
+    void *scratch; /* rank_scratch(op) bytes, 64-byte aligned, private to the calling thread */
+} fga_rank_op;
 
-typedef void (*fga_mass_fn)(const fga_mass_op *op);
+typedef void (*fga_rank_fn)(const fga_rank_op *op);
+/* Scratch bytes for an op with at most `rows` rows: reads no array, but whether lse and sub_begin are NULL. */
+typedef size_t (*fga_rank_scratch_fn)(const fga_rank_op *op, int32_t rows);
+
+/* ---- alike: how near rows are to a centre --------------------------------------------------------------------------
+ */
+
+typedef struct fga_alike_op {
+    const void *x;       /* [count][head_dim] of dtype, row stride below */
+    const float *centre; /* [head_dim] */
+    float *distance;     /* [count]: norm(x_i - centre), or NULL */
+    float *cosine;       /* [count]: of x_i and centre, 0 where either is zero; or NULL */
+    int64_t x_stride, count;
+    int32_t head_dim;
+    fga_dtype dtype;
+} fga_alike_op;
+
+typedef void (*fga_alike_fn)(const fga_alike_op *op);
 
 /* ---- the table ------------------------------------------------------------------------------------------------- */
 
@@ -111,7 +153,10 @@ typedef struct fga_ops {
     int32_t block_rows[3]; /* the block each dense attend likes best */
     fga_pool_fn pool;
     fga_sums_fn sums;
-    fga_mass_fn mass;
+    fga_rank_fn rank;
+    fga_rank_scratch_fn rank_scratch;
+    int32_t rank_rows; /* rows that one rank call likes to have, of however many blocks */
+    fga_alike_fn alike;
 } fga_ops;
 
 /* Fills the table with ref and overlays every tier up to `name` (NULL: the best this machine runs). FGA_ERR_ARGUMENT

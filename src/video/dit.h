@@ -37,9 +37,12 @@ typedef struct fgv_dit_job {
     int text_rows[FGV_MAX_BRANCHES]; /* valid ones, 0 ... FGV_TEXT_ROWS */
     fga_dtype compute;               /* FGA_F32 or FGA_BF16: of the blocks' products and of attention's inputs */
     const fga_policy *policy;        /* of self-attention */
-    double measure_fraction;         /* fga_session_desc's */
-    bool (*keep_going)(void *user);  /* asked before every layer; false stops. May be NULL */
-    bool (*on_attention)(void *user, const fgv_capture *inputs); /* fgv_request's */
+    const fga_override *overrides;   /* of the policy, [override_count] */
+    int32_t override_count;
+    double measure_fraction;        /* fga_session_desc's */
+    bool (*keep_going)(void *user); /* asked before every layer; false stops. May be NULL */
+    bool (*on_attention)(void *user, const fgv_capture *inputs);  /* fgv_request's */
+    void (*on_measure)(void *user, const fga_measured *measured); /* fgv_request's */
     void *user;
 } fgv_dit_job;
 

@@ -89,7 +89,14 @@ static fga_status open_attention(fgv_dit_plan *plan)
     session.head_dim = c->head_dim;
     session.dtype = plan->job.compute;
     session.sequence = fga_sequence_video(plan->tokens);
+    session.frames = plan->patch_in.grid[0];
+    session.height = plan->patch_in.grid[1];
+    session.width = plan->patch_in.grid[2];
     session.measure_fraction = plan->job.measure_fraction;
+    session.overrides = plan->job.overrides;
+    session.override_count = plan->job.override_count;
+    session.on_measure = plan->job.on_measure;
+    session.user = plan->job.user;
     FGA_TRY(fga_session_create(plan->dit->ctx, &session, &plan->session));
     for (int b = 0; b < plan->job.branches; b++) {
         fga_attend_desc cross = fga_attend_desc_default();

@@ -56,6 +56,12 @@ static bool show_attention(void *user, const fgv_capture *inputs)
     return r->on_attention(r->user, inputs);
 }
 
+static void show_measured(void *user, const fga_measured *measured)
+{
+    const fgv_request *r = ((generation *)user)->request;
+    r->on_measure(r->user, measured);
+}
+
 static fga_status stopped(generation *g)
 {
     static const char *const stages[] = {"reading the prompt", "denoising", "decoding"};
@@ -100,9 +106,12 @@ static fga_status prepare_denoising(generation *g)
                        .text_rows = {g->rows[0], g->rows[1]},
                        .compute = g->compute,
                        .policy = &r->policy,
+                       .overrides = r->overrides,
+                       .override_count = r->override_count,
                        .measure_fraction = r->measure_fraction,
                        .keep_going = keep_going,
                        .on_attention = r->on_attention != NULL ? show_attention : NULL,
+                       .on_measure = r->on_measure != NULL ? show_measured : NULL,
                        .user = g};
     FGA_TRY(fgv_dit_plan_create(g->model->dit, &job, &g->plan));
     for (int b = 0; b < g->branches; b++) {

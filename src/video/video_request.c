@@ -122,6 +122,8 @@ static fgv_dit_job job_of(const fgv_model *model, const fgv_request *r)
                          .branches = fgv_request_branches(r),
                          .compute = fgv_compute_dtype(r->compute),
                          .policy = &r->policy,
+                         .overrides = r->overrides,
+                         .override_count = r->override_count,
                          .measure_fraction = r->measure_fraction};
 }
 

@@ -36,10 +36,11 @@ static void threads_and_storage_change_no_byte(void **state)
     for (int round = 0; round < 12; round++) {
         sample s = sample_make(&random, 200);
         answer first = {0};
-        for (int threads = 1; threads <= 4; threads++) {
-            fga_context *ctx = naive_context(threads, NULL);
-            answer got = sample_attend(ctx, &s, threads % 2 == 0);
-            if (threads == 1) {
+        static const int threads[] = {1, 2, 3, 7};
+        for (int i = 0; i < 4; i++) {
+            fga_context *ctx = naive_context(threads[i], NULL);
+            answer got = sample_attend(ctx, &s, i % 2 == 1);
+            if (i == 0) {
                 first = got;
             } else {
                 assert_memory_equal(got.o, first.o, got.bytes);
@@ -51,6 +52,79 @@ static void threads_and_storage_change_no_byte(void **state)
         answer_free(&first);
         sample_free(&s);
     }
+}
+
+enum { CUT_S = 200, CUT_D = 24, CUT_M = 32, CUT_N = 4, CUT_BLOCKS = 7, CUT_TILES = 50 };
+
+/* One call over all heads, or over one, or over some of its blocks. */
+typedef struct piece {
+    float *q, *k, *v, *o;
+    const uint8_t *keep;
+    int64_t batch, heads, queries;
+} piece;
+
+static void attend_piece(fga_context *ctx, const piece *p)
+{
+    fga_attend_desc d = fga_attend_desc_default();
+    fga_mask_desc m = fga_mask_desc_default();
+    fga_attend_args a = fga_attend_args_default();
+    fga_attend_plan *plan;
+    fga_mask *mask;
+    d.batch = m.batch = p->batch;
+    d.query_heads = d.kv_heads = m.heads = p->heads;
+    d.head_dim = CUT_D;
+    d.query_len = p->queries;
+    d.key_len = CUT_S;
+    d.block_m = m.block_m = CUT_M;
+    d.tile_n = m.tile_n = CUT_N;
+    m.query = fga_sequence_video(p->queries);
+    m.key = fga_sequence_video(CUT_S);
+    assert_int_equal(fga_mask_from_bool(ctx, &m, p->keep, &mask), FGA_OK);
+    assert_int_equal(fga_attend_plan_create(ctx, &d, &plan), FGA_OK);
+    void *workspace = aligned_alloc(64, (fga_attend_plan_workspace(plan) + 63) / 64 * 64);
+    a.q = fga_tensor_bhsd(p->q, FGA_F32, p->batch, p->heads, p->queries, CUT_D);
+    a.k = fga_tensor_bhsd(p->k, FGA_F32, p->batch, p->heads, CUT_S, CUT_D);
+    a.v = fga_tensor_bhsd(p->v, FGA_F32, p->batch, p->heads, CUT_S, CUT_D);
+    a.o = fga_tensor_bhsd(p->o, FGA_F32, p->batch, p->heads, p->queries, CUT_D);
+    a.mask = mask;
+    assert_int_equal(fga_attend_run(plan, &a, workspace, NULL), FGA_OK);
+    free(workspace);
+    fga_attend_plan_destroy(&plan);
+    fga_mask_release(&mask);
+}
+
+/* However a call is cut into calls of one head, or of some of its query blocks, its bytes are the same. */
+static void any_split_gives_the_same_bytes(void **state)
+{
+    (void)state;
+    enum { BATCH = 2, HEADS = 3, ALL = BATCH * HEADS, HEAD = CUT_S * CUT_D };
+    static uint8_t keep[ALL][CUT_BLOCKS][CUT_TILES];
+    naive_random random = {21};
+    fga_context *ctx = naive_context(2, NULL);
+    float *q = naive_values(&random, ALL * HEAD, FGA_F32, 2), *k = naive_values(&random, ALL * HEAD, FGA_F32, 1);
+    float *v = naive_values(&random, ALL * HEAD, FGA_F32, 1), *whole = calloc(ALL * HEAD, sizeof *whole);
+    float *parts = calloc(ALL * HEAD, sizeof *parts);
+    for (size_t i = 0; i < sizeof keep; i++) {
+        (&keep[0][0][0])[i] = naive_between(&random, 0, 3) == 0;
+    }
+    attend_piece(ctx, &(piece){q, k, v, whole, keep[0][0], BATCH, HEADS, CUT_S});
+    for (int cut = 0; cut <= CUT_BLOCKS; cut++) { /* blocks before `cut`, if any, in one call, the rest in another */
+        memset(parts, 0xff, ALL * HEAD * sizeof *parts);
+        for (int head = 0; head < ALL; head++) {
+            int64_t queries = cut == CUT_BLOCKS ? CUT_S : cut * CUT_M, at = head * HEAD, rest = at + queries * CUT_D;
+            attend_piece(ctx, &(piece){q + at, k + at, v + at, parts + at, keep[head][0], 1, 1, queries});
+            if (cut < CUT_BLOCKS) {
+                attend_piece(ctx,
+                             &(piece){q + rest, k + at, v + at, parts + rest, keep[head][cut], 1, 1, CUT_S - queries});
+            }
+        }
+        assert_memory_equal(parts, whole, ALL * HEAD * sizeof *parts);
+    }
+    void *all[] = {q, k, v, whole, parts};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        free(all[i]);
+    }
+    fga_context_destroy(&ctx);
 }
 
 /* All tiles kept, M and N anything, equals no mask; rows of padding keys apart, which only the mask knows. */
@@ -279,6 +353,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_the_naive_attention),
         cmocka_unit_test(threads_and_storage_change_no_byte),
+        cmocka_unit_test(any_split_gives_the_same_bytes),
         cmocka_unit_test(everything_kept_is_dense),
         cmocka_unit_test(unkept_rows_are_never_read),
         cmocka_unit_test(bias_broadcasts),

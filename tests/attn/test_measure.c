@@ -1,4 +1,5 @@
 /* Measured recall and output error against their definitions, from probabilities computed one by one. */
+#include "attn/measure.h"
 #include "naive.h"
 
 #include <math.h>
@@ -13,6 +14,7 @@
 typedef struct sample {
     naive_problem p;
     int64_t heads, queries, keys;
+    int32_t group; /* of remainder summaries; 0: keys that are not kept are dropped */
     float *q, *k, *v, *o, *lse, *bias;
     uint8_t *keep;
     naive_mask mask;
@@ -58,14 +60,13 @@ static void answer_naively(sample *s)
 {
     s->mask.p = &s->p;
     naive_attend(&s->p, &(naive_attention){s->q, s->k, s->v, s->bias, valid_key, &s->p, s->dense_o, s->dense_lse, 0});
-    naive_attend(&s->p,
-                 &(naive_attention){s->q, s->k, s->v, s->bias, naive_mask_pair, &s->mask, s->kept_o, s->kept_lse, 0});
+    naive_attend(&s->p, &(naive_attention){s->q, s->k, s->v, s->bias, naive_mask_pair, &s->mask, s->kept_o, s->kept_lse,
+                                           s->group});
 }
 
 static void free_sample(sample *s)
 {
-    void *all[] = {s->q,    s->k,       s->v,         s->o,      s->lse,      s->bias,
-                   s->keep, s->dense_o, s->dense_lse, s->kept_o, s->kept_lse, 0};
+    void *all[] = {s->q, s->k, s->v, s->o, s->lse, s->bias, s->keep, s->dense_o, s->dense_lse, s->kept_o, s->kept_lse};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         free(all[i]);
     }
@@ -165,10 +166,42 @@ static void *room(size_t bytes)
     return memory;
 }
 
-static fga_quality measure(fga_context *ctx, sample *s, double fraction, float *recall_heads, float *error_heads)
+/* Heads judged without having been attended with: the same figures, and those of skipped heads untouched. */
+static void check_probe(fga_context *ctx, const fga_attend_desc *d, const fga_measure_args *args)
 {
-    fga_attend_desc d = describe(s);
-    fga_attend_plan *plan;
+    enum { MOST = 64 };
+    fga_meter meter;
+    fga_head_quality heads[MOST];
+    uint8_t skip[MOST];
+    int64_t count = d->batch * d->query_heads;
+    assert_true(count <= MOST);
+    assert_int_equal(fga_meter_init(ctx, d, &args->query, args->fraction, &meter), FGA_OK);
+    void *workspace = room(meter.workspace_bytes);
+    fga_attend_args unseen = args->attend;
+    unseen.o.data = NULL;
+    unseen.lse = NULL;
+    assert_int_equal(fga_meter_twin(&meter, &unseen, &args->attend.mask->desc.key, workspace), FGA_OK);
+    for (int round = 0; round < 2; round++) {
+        for (int64_t h = 0; h < count; h++) {
+            heads[h] = (fga_head_quality){.recall = -1, .error_squared = -1};
+            skip[h] = round == 1 && h % 2 == 1;
+        }
+        fga_judge_call call = {
+            .args = &unseen, .recall = true, .error = true, .skip = skip, .heads = heads, .workspace = workspace};
+        assert_int_equal(fga_meter_judge(&meter, &call), FGA_OK);
+        for (int64_t h = 0; h < count; h++) {
+            assert_true(skip[h] ? heads[h].recall == -1 : fabs(heads[h].recall - args->recall_heads[h]) < 2e-6);
+            assert_true(skip[h] ? heads[h].error_squared == -1
+                                : fabs(sqrt(heads[h].error_squared) - args->error_heads[h]) < 2e-5);
+            bool all = args->fraction >= 1;
+            assert_true(skip[h] || !all || (heads[h].recall_deviation == 0 && heads[h].error_squared_deviation == 0));
+        }
+    }
+    free(workspace);
+}
+
+static fga_mask *make_mask(fga_context *ctx, const sample *s)
+{
     fga_mask_desc m = fga_mask_desc_default();
     fga_mask *mask;
     m.batch = s->p.batch;
@@ -178,7 +211,15 @@ static fga_quality measure(fga_context *ctx, sample *s, double fraction, float *
     m.query = s->p.query;
     m.key = s->p.key;
     assert_int_equal(fga_mask_from_bool(ctx, &m, s->keep, &mask), FGA_OK);
+    return mask;
+}
+
+static fga_quality measure(fga_context *ctx, sample *s, double fraction, float *recall_heads, float *error_heads)
+{
+    fga_attend_desc d = describe(s);
+    fga_attend_plan *plan;
     assert_int_equal(fga_attend_plan_create(ctx, &d, &plan), FGA_OK);
+    fga_mask *mask = make_mask(ctx, s);
     fga_measure_args args = fga_measure_args_default();
     fga_attend_args *a = &args.attend;
     a->q = fga_tensor_bhsd(s->q, FGA_F32, s->p.batch, s->p.query_heads, s->queries, s->p.head_dim);
@@ -190,6 +231,16 @@ static fga_quality measure(fga_context *ctx, sample *s, double fraction, float *
     a->key_bias = s->bias;
     a->bias_batch_stride = s->p.kv_heads * s->keys;
     a->bias_head_stride = s->keys;
+    fga_remainder remainder;
+    size_t bytes = 0;
+    void *sums = NULL;
+    if (s->group > 0) {
+        assert_int_equal(fga_remainder_place(ctx, &d, s->group, NULL, &bytes, &remainder), FGA_OK);
+        sums = room(bytes);
+        assert_int_equal(fga_remainder_place(ctx, &d, s->group, sums, &bytes, &remainder), FGA_OK);
+        assert_int_equal(fga_remainder_fill(ctx, &d, a, &s->p.key, &remainder), FGA_OK);
+        a->remainder = &remainder;
+    }
     void *workspace = room(fga_attend_plan_workspace(plan));
     assert_int_equal(fga_attend_run(plan, a, workspace, NULL), FGA_OK);
     free(workspace);
@@ -197,12 +248,18 @@ static fga_quality measure(fga_context *ctx, sample *s, double fraction, float *
     args.fraction = fraction;
     args.recall_heads = recall_heads;
     args.error_heads = error_heads;
-    size_t bytes;
     fga_quality quality;
     assert_int_equal(fga_measure_workspace(ctx, &d, fraction, &bytes), FGA_OK);
-    workspace = room(bytes);
-    assert_int_equal(fga_measure(ctx, &d, &args, workspace, &quality), FGA_OK);
-    free(workspace);
+    char *guarded = room(bytes + 64); /* ends in a guard */
+    assert_int_equal(fga_measure(ctx, &d, &args, guarded, &quality), FGA_OK);
+    for (size_t i = bytes; i < bytes + 64; i++) {
+        assert_int_equal(guarded[i], -1);
+    }
+    free(guarded);
+    if (recall_heads != NULL) {
+        check_probe(ctx, &d, &args);
+    }
+    free(sums);
     fga_attend_plan_destroy(&plan);
     fga_mask_release(&mask);
     return quality;
@@ -212,10 +269,12 @@ static void equals_the_definitions(void **state)
 {
     (void)state;
     static const double fractions[] = {1e-9, 0.02, 0.1, 0.37, 1, 5};
+    static const int32_t groups[] = {0, 8, 0, 64, 16};
     naive_random random = {41};
     for (int round = 0; round < 60; round++) {
         fga_context *ctx = naive_context(1 + round % 4, NULL);
         sample s = make(&random, 150);
+        s.group = groups[round % 5];
         answer_naively(&s);
         double fraction = fractions[round % 6], recall[64], error[64];
         float got_recall[64], got_error[64];

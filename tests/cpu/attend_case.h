@@ -7,6 +7,9 @@
 
 typedef enum data_kind { DATA_RANDOM, DATA_HUGE, DATA_TINY, DATA_EQUAL, DATA_FALLING, DATA_RISING } data_kind;
 
+/* Where inputs lie: anywhere, or right after or before a page that cannot be read. */
+typedef enum attend_place { PLACE_ANYWHERE, PLACE_AFTER_A_WALL, PLACE_BEFORE_A_WALL } attend_place;
+
 typedef struct attend_case {
     fga_dtype dtype;
     int32_t head_dim, rows;
@@ -15,8 +18,8 @@ typedef struct attend_case {
     data_kind data;
     bool bias, strided;
     int shift; /* elements by which every tensor is off a 64-byte boundary */
+    attend_place place;
     uint64_t seed;
-    int32_t group; /* keys per summary of what is not kept; 0: dropped */
 } attend_case;
 
 typedef struct attend_data {
@@ -26,9 +29,10 @@ typedef struct attend_data {
     float *bias;
     uint32_t *list;
     int64_t kept;
-    float *sum_k, *sum_v, *sum_bias, *count; /* of every group of spec.group keys */
-    fga_summaries summaries;
-    void *allocated[12];
+    struct {
+        void *base;
+        size_t mapped; /* bytes; 0: from the heap */
+    } allocated[8];
     int allocations;
 } attend_data;
 
@@ -46,7 +50,7 @@ void attend_data_set(const attend_data *d, char *tensor, int64_t row, int32_t i,
 
 attend_result attend_result_make(const attend_data *d);
 void attend_result_free(attend_result *r);
-/* By the definition, in double; summaries by the definition in ops.h. */
+/* By the definition, in double. */
 void attend_exactly(const attend_data *d, attend_result *r);
 /* As a plain program of the tensors' precision would: f32 sums, weights and output rounded to the dtype. */
 void attend_naively(const attend_data *d, attend_result *r);

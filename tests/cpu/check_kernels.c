@@ -1,10 +1,12 @@
 /* check_kernels.c - every tier of ops/variants.inc against the definitions, on random and on pathological data.
  *
  * The tolerance calibrates itself: a kernel may be twice as far from the double-precision result as a plain program of
- * the same precision is, plus a few units of the last f32 place. Usage: check_kernels [TIER] tests one tier only.
+ * the same precision is, plus a few units of the last f32 place. `check_kernels TIER` tests one tier only, and
+ * `check_kernels --bench` times them (bench_kernels.c).
  */
 #include "attend_case.h"
 #include "base/cpu.h"
+#include "bench_kernels.h"
 #include "bf16_emulator.h"
 #include "cpu/cpu.h"
 
@@ -52,23 +54,21 @@ static void check(const attend_case *c)
     int64_t n = (int64_t)c->rows * c->head_dim;
     double error = relative_error(got.o, exact.o, n), allowed = 2 * relative_error(naive.o, exact.o, n) + 0x1p-21;
     double lse_error = 0, lse_allowed = 0;
-    bool empty = d.kept == 0 && c->group == 0;
-    for (int32_t i = 0; i < c->rows && !empty; i++) {
+    for (int32_t i = 0; i < c->rows && d.kept > 0; i++) {
         lse_error = fmax(lse_error, fabs(got.lse[i] - exact.lse[i]));
         lse_allowed = fmax(lse_allowed, 2 * fabs(naive.lse[i] - exact.lse[i]) + 0x1p-21 * (1 + fabs(exact.lse[i])));
     }
     cases++;
-    bool right = intact && error <= allowed && (empty || lse_error <= lse_allowed);
-    for (int32_t i = 0; i < c->rows && empty; i++) {
+    bool right = intact && error <= allowed && (d.kept == 0 || lse_error <= lse_allowed);
+    for (int32_t i = 0; i < c->rows && d.kept == 0; i++) {
         right = right && got.lse[i] == -INFINITY;
     }
     if (!right) {
-        print_error("%s %s D=%d rows=%d keys=%ld kept=%ld data=%d bias=%d strided=%d shift=%d group=%d: %s, error %.3g "
-                    "of %.3g, "
+        print_error("%s %s D=%d rows=%d keys=%ld kept=%ld data=%d bias=%d strided=%d shift=%d: %s, error %.3g of %.3g, "
                     "L %.3g of %.3g\n",
                     ops.name, fga_dtype_name(c->dtype), c->head_dim, c->rows, (long)c->keys, (long)d.kept, c->data,
-                    c->bias, c->strided, c->shift, c->group, intact ? "in bounds" : "OUT OF BOUNDS", error, allowed,
-                    lse_error, lse_allowed);
+                    c->bias, c->strided, c->shift, intact ? "in bounds" : "OUT OF BOUNDS", error, allowed, lse_error,
+                    lse_allowed);
     }
     attend_result_free(&exact);
     attend_result_free(&naive);
@@ -192,45 +192,51 @@ static void any_stride_and_address(void **state)
     }
 }
 
-/* Every group size, with no key kept, all of them, and all but a few. */
-static void every_summary(void **state)
+/* Neither before the first byte of an input nor after its last. */
+static void nothing_beside_the_inputs(void **state)
 {
     (void)state;
     EACH_DTYPE(dtype)
     {
-        for (int32_t group = 8; group <= 256; group *= 2) {
-            for (int kept = 0; kept <= 16; kept += kept == 12 ? 3 : emulated ? 6 : 1) {
+        for (attend_place place = PLACE_AFTER_A_WALL; place <= PLACE_BEFORE_A_WALL; place++) {
+            for (int32_t dim = 8; dim <= 136; dim += emulated ? 64 : 8) {
                 attend_case c = plain(dtype);
-                c.group = group;
-                c.kept_in_16 = kept;
-                c.keys = emulated ? 130 : 401;
-                c.rows = kept % 2 == 0 ? 33 : 7;
-                c.bias = kept % 3 == 0;
-                c.head_dim = emulated ? 24 : 72;
-                c.data = kept % 6 == 5 ? DATA_RISING : DATA_RANDOM;
-                c.seed = (uint64_t)(group + kept);
+                c.place = place;
+                c.head_dim = dim;
+                c.rows = 1 + dim % 50;
+                c.keys = 1 + 5 * dim % 260;
+                c.kept_in_16 = dim % 16 == 0 ? 16 : 9;
+                c.strided = dim % 24 == 0;
+                c.bias = dim % 3 == 0;
                 check(&c);
             }
         }
     }
 }
 
-/* Large logits and tiny ones, equal ones, and those that raise the maximum in every strip. */
-static void summaries_of_every_kind_of_data(void **state)
+/* One key of many, first, last or between: its values are the output, whatever the logits. */
+static void one_key_kept(void **state)
 {
     (void)state;
     EACH_DTYPE(dtype)
     {
-        for (data_kind data = DATA_RANDOM; data <= DATA_RISING; data++) {
+        for (int where = 0; where < 3; where++) {
             attend_case c = plain(dtype);
-            c.data = data;
-            c.group = 64;
-            c.keys = emulated ? 130 : 700;
-            c.kept_in_16 = 4;
-            c.bias = true;
-            c.rows = emulated ? 16 : 64; /* rows enough that one unlucky rounding does not decide */
-            c.seed = data;
-            check(&c);
+            c.keys = emulated ? 70 : 700;
+            c.kept_in_16 = 16;
+            c.data = DATA_HUGE;
+            attend_data d;
+            attend_data_make(&d, &c);
+            int64_t key = where == 0 ? 0 : where == 1 ? c.keys - 1 : c.keys / 2;
+            d.list[0] = (uint32_t)key;
+            d.kept = 1;
+            attend_result got = attend_result_make(&d);
+            assert_true(run_kernel(&d, &got));
+            for (int64_t i = 0; i < (int64_t)c.rows * c.head_dim; i++) {
+                assert_true(got.o[i] == attend_data_get(&d, d.v, key, (int32_t)(i % c.head_dim)));
+            }
+            attend_result_free(&got);
+            attend_data_free(&d);
         }
     }
 }
@@ -355,68 +361,42 @@ static void pooled_means(void **state)
     }
 }
 
-static void check_mass(int32_t sub_queries, int64_t sub_keys, int32_t dim, bool none_valid)
-{
-    uint64_t random = (uint64_t)sub_queries * 1000 + (uint64_t)sub_keys;
-    enum { PER_TILE = 3, GUARD = 16 };
-    int64_t tiles = (sub_keys + PER_TILE - 1) / PER_TILE, scratch = sub_queries * sub_keys;
-    float *q = malloc(sizeof(float) * (size_t)(sub_queries * dim)),
-          *k = malloc(sizeof(float) * (size_t)(sub_keys * dim));
-    float *log_n = malloc(sizeof(float) * (size_t)sub_keys), *weight = malloc(sizeof(float) * (size_t)sub_queries);
-    float *score = malloc(sizeof(float) * (size_t)(tiles + 1)), *wanted = malloc(sizeof(float) * (size_t)tiles);
-    float *z = malloc(sizeof(float) * (size_t)(scratch + GUARD));
-    int64_t *begin = malloc(sizeof(int64_t) * (size_t)(tiles + 1));
-    for (int64_t i = 0; i < sub_queries * dim; i++) {
-        q[i] = (float)(next_random(&random) >> 40) * 0x1p-23f - 1.0f;
-    }
-    for (int64_t i = 0; i < sub_keys * dim; i++) {
-        k[i] = 2.0f * ((float)(next_random(&random) >> 40) * 0x1p-23f - 1.0f);
-    }
-    for (int64_t i = 0; i < sub_keys; i++) {
-        log_n[i] = none_valid || i % 7 == 3 ? -INFINITY : logf(1.0f + (float)(i % 16));
-    }
-    for (int32_t i = 0; i < sub_queries; i++) {
-        weight[i] = 1.0f / (float)sub_queries;
-    }
-    for (int64_t v = 0; v <= tiles; v++) {
-        begin[v] = v * PER_TILE < sub_keys ? v * PER_TILE : sub_keys;
-    }
-    for (int i = 0; i < GUARD; i++) {
-        z[scratch + i] = 12345.0f;
-    }
-    score[tiles] = 12345.0f;
-    fga_mass_op op = {q, weight, k, log_n, begin, score, sub_keys, tiles, sub_queries, dim, 0.4f, z};
-    fga_ops reference = {0};
-    fga_overlay_ref(&reference);
-    ops.mass(&op);
-    op.score = wanted;
-    reference.mass(&op);
-    double sum = 0;
-    for (int64_t v = 0; v < tiles; v++) {
-        assert_true(fabsf(score[v] - wanted[v]) <= 1e-5f * wanted[v] + 1e-9f);
-        sum += score[v];
-    }
-    assert_true(fabs(sum - (none_valid ? 0.0 : 1.0)) <= 1e-5);
-    assert_true(score[tiles] == 12345.0f);
-    for (int i = 0; i < GUARD; i++) {
-        assert_true(z[scratch + i] == 12345.0f);
-    }
-    void *all[] = {q, k, log_n, weight, score, wanted, z, begin};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
-        free(all[i]);
-    }
-}
-
-static void mass_scores(void **state)
+/* Sums of listed rows against sums in double: none, one, many; rows that are not listed are NaN. */
+static void summed_rows(void **state)
 {
     (void)state;
-    static const int32_t sub_queries[] = {1, 4, 8, 12, 16, 17, 40};
-    for (int i = 0; i < 7; i++) {
-        for (int64_t sub_keys = 1; sub_keys < 200; sub_keys += 33) {
-            check_mass(sub_queries[i], sub_keys + (sub_keys % 3 == 0), 8 + 24 * i, false);
+    static const int32_t begin[] = {0, 0, 1, 18, 18, 40, 48};
+    enum { COUNT = 6 };
+    for (fga_dtype dtype = FGA_F32; dtype <= FGA_BF16; dtype++) {
+        for (int32_t dim = 8; dim <= 256; dim += 56) {
+            attend_case c = plain(dtype);
+            c.head_dim = dim;
+            c.keys = 200;
+            c.kept_in_16 = 8;
+            c.strided = dim % 16 == 0;
+            c.place = PLACE_BEFORE_A_WALL;
+            attend_data d;
+            attend_data_make(&d, &c);
+            assert_true(d.kept >= begin[COUNT]);
+            float sum[(COUNT + 1) * 256];
+            sum[COUNT * dim] = 12345.0f;
+            fga_sums_op op = {d.k, d.stride, d.list, begin, sum, COUNT, dim, dtype};
+            ops.sums(&op);
+            for (int64_t n = 0; n < COUNT; n++) {
+                for (int32_t i = 0; i < dim; i++) {
+                    double wanted = 0, size = 1;
+                    for (int32_t at = begin[n]; at < begin[n + 1]; at++) {
+                        double x = attend_data_get(&d, d.k, d.list[at], i);
+                        wanted += x;
+                        size += fabs(x);
+                    }
+                    assert_true(fabs(sum[n * dim + i] - wanted) <= 0x1p-21 * size);
+                }
+            }
+            assert_true(sum[COUNT * dim] == 12345.0f);
+            attend_data_free(&d);
         }
     }
-    check_mass(8, 50, 64, true);
 }
 
 static bool runs(const struct tier *t)
@@ -432,14 +412,23 @@ static bool runs(const struct tier *t)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_head_dim),   cmocka_unit_test(every_row_count),
-        cmocka_unit_test(every_key_count),  cmocka_unit_test(every_kind_of_data),
-        cmocka_unit_test(every_density),    cmocka_unit_test(any_stride_and_address),
-        cmocka_unit_test(every_summary),    cmocka_unit_test(summaries_of_every_kind_of_data),
-        cmocka_unit_test(non_finite_data),  cmocka_unit_test(minus_infinite_logits),
-        cmocka_unit_test(same_bytes_again), cmocka_unit_test(pooled_means),
-        cmocka_unit_test(mass_scores),
+        cmocka_unit_test(every_head_dim),
+        cmocka_unit_test(every_row_count),
+        cmocka_unit_test(every_key_count),
+        cmocka_unit_test(every_kind_of_data),
+        cmocka_unit_test(every_density),
+        cmocka_unit_test(any_stride_and_address),
+        cmocka_unit_test(nothing_beside_the_inputs),
+        cmocka_unit_test(one_key_kept),
+        cmocka_unit_test(summed_rows),
+        cmocka_unit_test(non_finite_data),
+        cmocka_unit_test(minus_infinite_logits),
+        cmocka_unit_test(same_bytes_again),
+        cmocka_unit_test(pooled_means),
     };
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+        return bench_kernels(argc - 2, argv + 2);
+    }
     int failed = 0;
     for (int i = 0; i < TIERS; i++) {
         tiers[i].overlay(&ops);

@@ -2,7 +2,8 @@
 # shellcheck disable=SC2086 # $SMALL is words
 figures() { # figures PREFIX RECALL-TYPE SPARSE-TYPE
     for key in wall_s denoise_s attention_s score_s attend_s vae_s text_s tokens steps threads peak_rss_bytes \
-        predicted_bytes density_mean steps_dense steps_refresh steps_reuse; do
+        predicted_bytes density_mean steps_dense steps_refresh steps_reuse heads_made_dense refreshes_early measure_s \
+        mask_bytes; do
         echo "$1$key=number"
     done
     for key in preset variant dtype; do
@@ -11,7 +12,7 @@ figures() { # figures PREFIX RECALL-TYPE SPARSE-TYPE
     for key in density_sparse cost_sparse; do
         echo "$1$key=$3"
     done
-    for key in recall_mean recall_p05 recall_worst output_error_mean; do
+    for key in recall_mean recall_p05 recall_worst output_error_mean output_error_worst; do
         echo "$1$key=$2"
     done
 }

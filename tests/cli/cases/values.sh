@@ -21,6 +21,14 @@ bad '--density wants a number' --density 0
 bad '--density wants a number' --density 1.5
 bad '--density wants a number' --density -0.2
 bad '--measure wants a number from 0 to 1' --measure 2
+bad '--recall wants a number from 1e-06 to 1, got "0"' --recall 0
+bad '--recall wants a number' --recall 1.01
+bad '--error wants a number' --error -1
+bad '--recall holds what is measured' --recall 0.9 --measure 0
+bad '--error holds what is measured' --error 0.1 --measure 0
+bad 'nothing to hold' --recall 0.9 --attention dense
+bad '--profile brings the preset' --profile p.json --attention dfs
+bad '--profile brings the preset' --profile p.json --density 0.2
 bad '--seed wants a whole number' --seed -1
 bad '--seed wants a whole number' --seed 18446744073709551616
 bad '--seed wants a whole number' --seed 0x10

@@ -1,0 +1,33 @@
+/* plan.h - what attention to compute: --attention, --density, --recall, --error and --profile in one. */
+#ifndef CLI_PLAN_H
+#define CLI_PLAN_H
+
+#include "cli.h"
+
+typedef struct cli_attention {
+    const char *text;    /* PRESET[,key=value...]; NULL = the default preset */
+    const char *profile; /* a file, or NULL */
+    double density, recall, error;
+    bool density_given, recall_given, error_given;
+} cli_attention;
+
+#define CLI_DEFAULT_PRESET "dfs"
+#define CLI_RECALL_HELP \
+    "hold this share of the exact attention weight, measured while\n" \
+    "generating, by keeping more keys wherever less is reached:\n" \
+    "the mean over heads is at least R, every head at least 3R-2"
+#define CLI_ERROR_HELP \
+    "hold the relative error of every head's attention output at\n" \
+    "or below E, likewise"
+
+/* The library knows the presets; the help only lists them. */
+void cli_describe_presets(char *text, size_t bytes);
+/* What no head may fall below for a recall of `target` over all: three times as far from 1. */
+double cli_recall_floor(double target);
+/* Fills `profile` from the file, or from the preset. Prints and returns the exit code. */
+int cli_read_attention(fga_context *ctx, const cli_attention *attention, fgv_profile *profile);
+/* Puts it into the request, if it fits the model. The request borrows the profile's overrides. */
+int cli_use_profile(fga_context *ctx, fgv_profile *profile, const cli_attention *attention, const fgv_model *model,
+                    fgv_request *request);
+
+#endif

@@ -1,0 +1,100 @@
+/* attn_gpu.c - attention on a CUDA context: from the caller's arguments to what the kernels take. */
+#include "attn/attn.h"
+
+#include "base/context.h"
+
+#include <inttypes.h>
+
+/* Kernels read and write 16 bytes at a time. */
+static fga_status describe_rows(fga_context *ctx, const char *what, const fga_tensor *t, fga_gpu_rows *rows)
+{
+    static const char *const axes[3] = {"batch", "head", "token"};
+    if ((uintptr_t)t->data % 16 != 0) {
+        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "%s.data is %p, wanted a multiple of 16 on %s", what, t->data,
+                                ctx->gpu.name);
+    }
+    for (int i = 0; i < 3; i++) {
+        if (t->stride[i] % 8 != 0) {
+            return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED,
+                                    "%s has %s stride %" PRId64 ", wanted a multiple of 8 on %s", what, axes[i],
+                                    t->stride[i], ctx->gpu.name);
+        }
+    }
+    *rows = (fga_gpu_rows){t->data, t->stride[0], t->stride[1], t->stride[2]};
+    return FGA_OK;
+}
+
+static int32_t describe_spans(const fga_spans *spans, int32_t *begin, int32_t *end)
+{
+    for (int i = 0; i < spans->count; i++) {
+        begin[i] = (int32_t)spans->begin[i];
+        end[i] = (int32_t)spans->end[i];
+    }
+    return spans->count;
+}
+
+static fga_status describe_mask(fga_context *ctx, const fga_mask *mask, fga_gpu_attend *op)
+{
+    if (mask->gpu.memory == 0 || mask->gpu.cuda_context != ctx->gpu.cuda_context) {
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "mask was not made on this CUDA context");
+    }
+    op->mask = mask->gpu;
+    op->mask_words = mask->words;
+    op->mask_batch = (int32_t)mask->desc.batch;
+    op->mask_heads = (int32_t)mask->desc.heads;
+    op->tile_shift = __builtin_ctz((unsigned)mask->desc.tile_n);
+    return FGA_OK;
+}
+
+static fga_status describe_remainder(fga_context *ctx, const fga_remainder *r, fga_gpu_attend *op)
+{
+    if (((uintptr_t)r->sum_k | (uintptr_t)r->sum_v) % 16 != 0) {
+        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "remainder.sum_k is %p and sum_v %p, wanted multiples of 16",
+                                (void *)r->sum_k, (void *)r->sum_v);
+    }
+    op->sum_k = r->sum_k;
+    op->sum_v = r->sum_v;
+    op->sum_bias = r->sum_bias;
+    op->count = r->count;
+    op->group_shift = __builtin_ctz((unsigned)r->group);
+    op->groups = (int32_t)r->groups;
+    return FGA_OK;
+}
+
+fga_status fga_attend_run_gpu(const fga_attend_plan *plan, const fga_attend_args *a, void *workspace, void *stream)
+{
+    fga_context *ctx = plan->ctx;
+    const fga_attend_desc *d = &plan->desc;
+    fga_gpu_attend op = {
+        .lse = a->lse,
+        .bias = a->key_bias,
+        .bias_batch = a->bias_batch_stride,
+        .bias_head = a->bias_head_stride,
+        .batch = (int32_t)d->batch,
+        .query_heads = (int32_t)d->query_heads,
+        .kv_heads = (int32_t)d->kv_heads,
+        .query_len = (int32_t)d->query_len,
+        .key_len = (int32_t)d->key_len,
+        .head_dim = (int32_t)d->head_dim,
+        .block_rows = plan->rows,
+        .blocks = (int32_t)plan->blocks,
+        .scale_log2 = d->scale * 1.44269504088896341f,
+        .group_shift = -1,
+    };
+    FGA_TRY(describe_rows(ctx, "q", &a->q, &op.q));
+    FGA_TRY(describe_rows(ctx, "k", &a->k, &op.k));
+    FGA_TRY(describe_rows(ctx, "v", &a->v, &op.v));
+    FGA_TRY(describe_rows(ctx, "o", &a->o, &op.o));
+    fga_spans queries = fga_spans_all(d->query_len), keys = fga_spans_all(d->key_len);
+    if (a->mask != NULL) {
+        FGA_TRY(describe_mask(ctx, a->mask, &op));
+        queries = a->mask->query_valid;
+        keys = a->mask->key_valid;
+        if (a->remainder != NULL) {
+            FGA_TRY(describe_remainder(ctx, a->remainder, &op));
+        }
+    }
+    op.query_spans = describe_spans(&queries, op.query_begin, op.query_end);
+    op.key_spans = describe_spans(&keys, op.key_begin, op.key_end);
+    return fga_gpu_attend_launch(ctx, &plan->gpu, &op, d->dtype, workspace, stream);
+}

@@ -1,0 +1,247 @@
+/* attend.c - which kernel computes a shape, and its launch. */
+#include "base/context.h"
+#include "cuda/device.h"
+#include "cuda/shapes.h"
+#include "ops/gpu.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- families --------------------------------------------------------------------------------------- */
+
+enum family { SM80, FAMILIES };
+
+static const struct {
+    const char *name;
+    int major, minor;
+    bool later_too; /* newer devices run it as well */
+} families[FAMILIES] = {{"sm80", 8, 0, true}};
+
+int fga_gpu_variant_count(void)
+{
+    return FAMILIES;
+}
+
+const char *fga_gpu_variant_name(int index)
+{
+    return index >= 0 && index < FAMILIES ? families[index].name : NULL;
+}
+
+static bool family_runs(int index, const fga_gpu *gpu)
+{
+    int has = gpu->major * 10 + gpu->minor, wants = families[index].major * 10 + families[index].minor;
+    return families[index].later_too ? has >= wants : has == wants;
+}
+
+bool fga_gpu_variant_runs_here(int index)
+{
+    fga_gpu gpu;
+    return index >= 0 && index < FAMILIES && fga_gpu_open(&gpu) == FGA_OK && family_runs(index, &gpu);
+}
+
+/* ---- choosing --------------------------------------------------------------------------------------- */
+
+/* The smallest of the compiled widths that holds head_dim; 0: none does. */
+static int32_t width_for(int64_t head_dim, const int32_t *widths, int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (head_dim <= widths[i]) {
+            return widths[i];
+        }
+    }
+    return 0;
+}
+
+typedef struct kernel_names {
+    char gather[48], dense[48];
+} kernel_names;
+
+static bool choose_sm80(const fga_attend_desc *d, fga_gpu_attend_plan *p, kernel_names *names)
+{
+    static const int32_t widths[] = {64, 96, 128, 256};
+    p->dim = width_for(d->head_dim, widths, 4);
+    p->rows = d->block_m != 0 ? d->block_m : 128;
+    p->part_rows = p->rows == 192 ? 96 : p->rows;
+    p->gather.threads = p->part_rows * 2;
+    p->gather.shared_bytes = FGA_SM80_SHARED(p->dim);
+    p->rest_slots = FGA_REST_SLOTS(FGA_SM80_KEYS(p->dim));
+    snprintf(names->gather, sizeof names->gather, "fga_sm80_%s_d%d", fga_dtype_name(d->dtype), p->dim);
+    return true;
+}
+
+static fga_status unsupported(fga_context *ctx, const fga_attend_desc *d, const char *why)
+{
+    return fga_context_fail(
+        ctx, FGA_ERR_UNSUPPORTED,
+        "%s (compute capability %d.%d) has no attention kernel for %s, head_dim %" PRId64 ", block_m %d: %s",
+        ctx->gpu.name, ctx->gpu.major, ctx->gpu.minor, fga_dtype_name(d->dtype), d->head_dim, d->block_m, why);
+}
+
+/* Names the kernels: of the best family that has one, or the forced one. */
+static fga_status choose(fga_context *ctx, const fga_attend_desc *d, fga_gpu_attend_plan *p, kernel_names *names)
+{
+    const char *forced = ctx->options.variant;
+    if (d->dtype == FGA_F32) {
+        return unsupported(ctx, d, "wanted bf16 or f16");
+    }
+    bool known = forced == NULL;
+    for (int family = FAMILIES - 1; family >= 0; family--) {
+        if (forced != NULL && strcmp(forced, families[family].name) != 0) {
+            continue;
+        }
+        known = true;
+        *p = (fga_gpu_attend_plan){.variant = families[family].name};
+        if (family_runs(family, &ctx->gpu) && choose_sm80(d, p, names)) {
+            return FGA_OK;
+        }
+    }
+    return unsupported(ctx, d,
+                       !known ? "there is no CUDA variant of that name" : "wanted compute capability 8.0 or later");
+}
+
+/* ---- preparing -------------------------------------------------------------------------------------- */
+
+static fga_status find_kernel(fga_context *ctx, int family, const char *name, void **kernel)
+{
+    const fga_driver *driver = fga_driver_load();
+    CUresult result = CUDA_SUCCESS;
+    if (ctx->gpu.modules[family] == NULL) {
+        CUmodule module = NULL;
+        result = driver->cuModuleLoadData(&module, fga_cuda_image_sm80);
+        if (result != CUDA_SUCCESS) {
+            return fga_gpu_fail(ctx, "cannot load the kernels", (int)result);
+        }
+        ctx->gpu.modules[family] = module;
+    }
+    CUfunction function = NULL;
+    result = driver->cuModuleGetFunction(&function, ctx->gpu.modules[family], name);
+    *kernel = function;
+    return result == CUDA_SUCCESS ? FGA_OK : fga_gpu_fail(ctx, name, (int)result);
+}
+
+static size_t rounded(size_t bytes)
+{
+    return (bytes + 255) / 256 * 256;
+}
+
+static fga_status find_attend(fga_context *ctx, int family, const char *name, int64_t items, fga_gpu_kernel *k)
+{
+    const fga_driver *driver = fga_driver_load();
+    int per_processor = 0;
+    FGA_TRY(find_kernel(ctx, family, name, &k->function));
+    CUresult result =
+        driver->cuFuncSetAttribute(k->function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, k->shared_bytes);
+    if (result == CUDA_SUCCESS) {
+        result = driver->cuOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, k->function, k->threads,
+                                                                     (size_t)k->shared_bytes);
+    }
+    if (result != CUDA_SUCCESS || per_processor == 0) {
+        return fga_gpu_fail(ctx, name, (int)(result != CUDA_SUCCESS ? result : CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES));
+    }
+    int64_t most = (int64_t)per_processor * ctx->gpu.processors;
+    k->thread_blocks = (int32_t)(items < most ? items : most);
+    return FGA_OK;
+}
+
+/* Room for remainder summaries of the smallest group, 8 keys: a plan does not know yet whether there will be any. */
+static fga_status size_workspace(fga_context *ctx, const fga_attend_desc *d, fga_gpu_attend_plan *p)
+{
+    if (d->block_m == 0) {
+        return FGA_OK;
+    }
+    size_t row_bytes = 2 * (size_t)p->dim, means = 0;
+    if (__builtin_mul_overflow((size_t)(d->batch * d->kv_heads), (size_t)((d->key_len + 7) / 8), &means) ||
+        means > SIZE_MAX / 4096) {
+        return unsupported(ctx, d, "more keys than one run takes");
+    }
+    p->mean_rows_bytes = rounded(means * 2 * row_bytes);
+    p->mean_bias_bytes = rounded(means * sizeof(float));
+    p->rest_rows_bytes = rounded((size_t)p->gather.thread_blocks * (size_t)p->rest_slots * 2 * row_bytes);
+    p->workspace_bytes = p->mean_rows_bytes + p->mean_bias_bytes + p->rest_rows_bytes;
+    return FGA_OK;
+}
+
+fga_status fga_gpu_attend_prepare(fga_context *ctx, const fga_attend_desc *d, fga_gpu_attend_plan *p)
+{
+    kernel_names names = {0};
+    FGA_TRY(choose(ctx, d, p, &names));
+    int64_t blocks = (d->query_len + p->rows - 1) / p->rows, items = d->batch * d->query_heads * blocks;
+    int family = SM80;
+    const fga_driver *driver = fga_driver_load();
+    CUresult entered = driver->cuCtxPushCurrent(ctx->gpu.cuda_context);
+    if (entered != CUDA_SUCCESS) {
+        return fga_gpu_fail(ctx, "cannot enter the CUDA context", (int)entered);
+    }
+    CUcontext left;
+    fga_status status;
+    FGA_CHECK(find_attend(ctx, family, names.gather, items * (p->rows / p->part_rows), &p->gather));
+    if (names.dense[0] != '\0') {
+        FGA_CHECK(find_attend(ctx, family, names.dense, items, &p->dense));
+    }
+    FGA_CHECK(find_kernel(ctx, SM80, d->dtype == FGA_BF16 ? "fga_group_means_bf16" : "fga_group_means_f16", &p->means));
+    FGA_CHECK(size_workspace(ctx, d, p));
+cleanup:
+    driver->cuCtxPopCurrent(&left);
+    return status;
+}
+
+/* ---- launching -------------------------------------------------------------------------------------- */
+
+static fga_status launch(fga_context *ctx, void *kernel, int64_t blocks, int threads, int shared, void *stream,
+                         void **arguments)
+{
+    CUresult result = fga_driver_load()->cuLaunchKernel(kernel, (unsigned)blocks, 1, 1, (unsigned)threads, 1, 1,
+                                                        (unsigned)shared, stream, arguments, NULL);
+    return result == CUDA_SUCCESS ? FGA_OK : fga_gpu_fail(ctx, "cannot launch attention", (int)result);
+}
+
+/* A view [batch][head][token][channel] in boxes of 64 channels by `keys` tokens, swizzled as fga_swizzled says. */
+static fga_status encode_map(fga_context *ctx, const fga_gpu_attend *op, const fga_gpu_rows *rows, fga_dtype dtype,
+                             int32_t keys, CUtensorMap *map)
+{
+    const cuuint64_t extent[4] = {(cuuint64_t)op->head_dim, (cuuint64_t)op->key_len, (cuuint64_t)op->kv_heads,
+                                  (cuuint64_t)op->batch};
+    const cuuint64_t stride[3] = {2 * (cuuint64_t)rows->token, 2 * (cuuint64_t)rows->head, 2 * (cuuint64_t)rows->batch};
+    const cuuint32_t box[4] = {64, (cuuint32_t)keys, 1, 1}, step[4] = {1, 1, 1, 1};
+    CUresult result = fga_driver_load()->cuTensorMapEncodeTiled(
+        map, dtype == FGA_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4, rows->data,
+        extent, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return result == CUDA_SUCCESS ? FGA_OK
+                                  : fga_gpu_fail(ctx, "cannot describe K or V to the copy engine", (int)result);
+}
+
+fga_status fga_gpu_attend_launch(fga_context *ctx, const fga_gpu_attend_plan *p, fga_gpu_attend *op, fga_dtype dtype,
+                                 void *workspace, void *stream)
+{
+    if (p->gather.thread_blocks == 0) {
+        return FGA_OK;
+    }
+    bool whole = op->mask.memory == 0 && op->bias == NULL && op->key_spans == 1 && op->key_begin[0] == 0 &&
+                 op->key_end[0] == op->key_len && op->query_spans == 1 && op->query_begin[0] == 0 &&
+                 op->query_end[0] == op->query_len;
+    bool dense = whole && p->dense.function != NULL;
+    const fga_gpu_kernel *kernel = dense ? &p->dense : &p->gather;
+    char *memory = workspace;
+    op->mean_rows = memory;
+    op->mean_bias = (float *)(memory + p->mean_rows_bytes);
+    op->rest_rows = memory + p->mean_rows_bytes + p->mean_bias_bytes;
+    op->row_bytes = 2 * p->dim;
+    op->part_rows = p->part_rows;
+    op->parts = p->rows / p->part_rows;
+    int64_t rows = (int64_t)op->batch * op->kv_heads * op->groups;
+    if (op->group_shift >= 0 && rows > 0) {
+        int64_t warps = FGA_MEANS_THREADS / 32;
+        void *arguments[] = {op};
+        FGA_TRY(launch(ctx, p->means, (rows + warps - 1) / warps, FGA_MEANS_THREADS, 0, stream, arguments));
+    }
+    CUtensorMap maps[2];
+    void *arguments[] = {op, &maps[0], &maps[1]};
+    if (dense) {
+        FGA_TRY(encode_map(ctx, op, &op->k, dtype, p->dense_keys, &maps[0]));
+        FGA_TRY(encode_map(ctx, op, &op->v, dtype, p->dense_keys, &maps[1]));
+    }
+    return launch(ctx, kernel->function, kernel->thread_blocks, kernel->threads, kernel->shared_bytes, stream,
+                  arguments);
+}

@@ -1,0 +1,98 @@
+/* device.cuh - thin names for the instructions that every kernel here uses. */
+#ifndef FGA_CUDA_DEVICE_CUH
+#define FGA_CUDA_DEVICE_CUH
+
+#include "cuda/arith.h"
+#include "ops/gpu.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+namespace fga
+{
+
+constexpr float log2_e = 1.4426950408889634f, ln_2 = 0.6931471805599453f;
+
+__device__ __forceinline__ float minus_infinity()
+{
+    return __int_as_float(0xff800000);
+}
+
+__device__ __forceinline__ float exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+__device__ __forceinline__ uint32_t shared_address(const void *pointer)
+{
+    return (uint32_t)__cvta_generic_to_shared(pointer);
+}
+
+/* 16 bytes of global memory to shared memory; zeros when !read, and then the source is not touched. */
+__device__ __forceinline__ void copy_async_16(uint32_t to, const void *from, bool read)
+{
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(read ? 16 : 0)
+                 : "memory");
+}
+
+__device__ __forceinline__ void copy_async_commit()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int PENDING> __device__ __forceinline__ void copy_async_wait()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+__device__ __forceinline__ void prefetch_l1(const void *address)
+{
+    asm volatile("prefetch.global.L1 [%0];" ::"l"(address));
+}
+
+/* Two floats as one word of two halves, `low` in the low one. */
+template <typename T> __device__ __forceinline__ uint32_t pack(float low, float high);
+
+template <> __device__ __forceinline__ uint32_t pack<__nv_bfloat16>(float low, float high)
+{
+    uint32_t word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+
+template <> __device__ __forceinline__ uint32_t pack<__half>(float low, float high)
+{
+    uint32_t word;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+
+template <typename T> __device__ __forceinline__ float2 unpack(uint32_t word);
+
+template <> __device__ __forceinline__ float2 unpack<__nv_bfloat16>(uint32_t word)
+{
+    return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xFFFF0000u));
+}
+
+template <> __device__ __forceinline__ float2 unpack<__half>(uint32_t word)
+{
+    return __half22float2(*reinterpret_cast<const __half2 *>(&word));
+}
+
+/* Sum, or largest, of the four lanes that share a row of an accumulator. */
+__device__ __forceinline__ float quad_sum(float x)
+{
+    x += __shfl_xor_sync(0xFFFFFFFFu, x, 1);
+    return x + __shfl_xor_sync(0xFFFFFFFFu, x, 2);
+}
+
+__device__ __forceinline__ float quad_max(float x)
+{
+    x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 2));
+}
+
+} // namespace fga
+#endif

@@ -1,0 +1,14 @@
+/* device.h - what the host side of the CUDA backend shares. */
+#ifndef FGA_CUDA_DEVICE_H
+#define FGA_CUDA_DEVICE_H
+
+#include "base/error.h"
+#include "cuda/driver.h"
+
+/* Text naming the device, what failed and the driver's name for it. */
+fga_status fga_gpu_fail(fga_context *ctx, const char *what, int result);
+
+/* Compiled kernels, embedded in the library, for devices from compute capability 8.0 on. */
+extern const unsigned char fga_cuda_image_sm80[];
+
+#endif
