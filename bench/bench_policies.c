@@ -557,7 +557,7 @@ int main(int argc, char **argv)
 {
     static bench b = {.o = {.model = "models/toy",
                             .prompts = "bench/prompts.txt",
-                            .calibration = "a small yellow square moving right in front of a dotted blue wall",
+                            .calibration = "a small yellow square moving right in front of a dotted gray wall",
                             .count = 1 << 20,
                             .dense = {1, 5},
                             .refresh = 4,

@@ -211,6 +211,45 @@ FGV_API fga_status fgv_profile_read(fga_context *ctx, const char *path, fgv_prof
 /* Written to PATH.part and renamed when complete. */
 FGV_API fga_status fgv_profile_write(fga_context *ctx, const char *path, const fgv_profile *profile);
 
+/* ---- tuning: the cheapest settings per layer, head and guidance branch that reach a target --------- */
+
+/* Shown the inputs of self-attention, it carries the policy out at 17 densities (or taus, or thresholds: whatever its
+ * selection goes by) beside the generation, and notes each head's measured recall, output error and density. */
+typedef struct fgv_tuner fgv_tuner;
+
+typedef struct fgv_tuner_options {
+    size_t size;
+    fga_policy policy; /* its targets are not used */
+    /* true: the captures are those of whole runs, every step, and masks age as the policy's timetable says, measured at
+     * their freshest and most aged. false: every capture gets masks of its own. */
+    bool timetable;
+    double measure_fraction; /* of the queries; more than a generation measures, since it is a head that is judged */
+    uintptr_t reserved[4];
+} fgv_tuner_options;
+
+/* What to reach: a recall, an output error, or both. */
+typedef struct fgv_tuner_target {
+    double recall, recall_floor; /* mean over all heads of all layers and branches; each head. 0 = none */
+    double error;                /* of each head. 0 = none */
+    /* In [0, 1]: what share of a head's measured points must be as good as its floor or error, and of the runs as good
+     * as the mean recall. */
+    double quantile;
+} fgv_tuner_target;
+
+FGV_API fgv_tuner_options fgv_tuner_options_default(void); /* measure_fraction 0.1 */
+/* FGA_ERR_UNSUPPORTED: the policy's selection goes by no number of a head. */
+FGV_API fga_status fgv_tuner_create(fga_context *ctx, const fgv_tuner_options *options, fgv_tuner **tuner);
+FGV_API void fgv_tuner_destroy(fgv_tuner **tuner);
+/* Another run begins: its masks are new. */
+FGV_API fga_status fgv_tuner_begin(fgv_tuner *tuner);
+/* One capture, of the grid, heads and dtype of the first. */
+FGV_API fga_status fgv_tuner_add(fgv_tuner *tuner, const fgv_capture *capture);
+/* How many captures were measured so far. */
+FGV_API int64_t fgv_tuner_points(const fgv_tuner *tuner);
+/* Sets policy, overrides, layers, heads, head_dim, branches, targets, quantile and tuning of the profile. A recall is
+ * reached at the least mean density: where the next step of density gains most, it is taken first. */
+FGV_API fga_status fgv_tuner_solve(const fgv_tuner *tuner, const fgv_tuner_target *target, fgv_profile *profile);
+
 /* ---- writing and comparing video ----------------------------------------------------------- */
 
 /* Format by name: .mp4 (H.264, 4:2:0, even sizes) and .gif through the ffmpeg program; .png (a frame per file:

@@ -4,7 +4,7 @@ _fgattn() {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]:-} words
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W "generate compare verify doctor bench help --help --version" -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W "generate tune compare verify doctor bench help --help --version" -- "$word")
         return
     fi
     case $before in
@@ -28,11 +28,11 @@ _fgattn() {
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         return
         ;;
-    --profile | --output | -o | --capture | --latents | --json | --golden | --plot | --side-by-side)
+    --profile | --prompts | --output | -o | --capture | --latents | --json | --golden | --plot | --side-by-side)
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         return
         ;;
-    --prompt | -p | --negative | --seed | --steps | -n | --guidance | --shift | --density | -d | --recall | --error | --measure | --threads | -t | --seq | --heads | --rounds)
+    --prompt | -p | --negative | --seed | --steps | -n | --guidance | --shift | --density | -d | --recall | --error | --quantile | --hold-out | --measure | --threads | -t | --seq | --heads | --rounds)
         return
         ;;
     esac
@@ -44,6 +44,10 @@ _fgattn() {
                    --capture-layers --capture-branches --json
                    --quiet --force --help"
             ;;
+        tune)
+            words="--recall --error --quantile --attention --prompts --hold-out --capture --model --size --frames --steps
+                   --guidance --shift --sampler --seed --measure --output --dtype --threads --variant --quiet --help"
+            ;;
         compare) words="--summary --json --plot --side-by-side --threads --help" ;;
         verify) words="--golden --model --dtype --threads --variant --help" ;;
         doctor) words="--model --size --frames --help" ;;
@@ -51,7 +55,7 @@ _fgattn() {
             words="attend --dtype --seq --heads --head-dim --block --tile --density --pattern --remainder --threads --variant
                    --rounds --sparse-only --processor-time --json --help"
             ;;
-        help) words="generate compare verify doctor bench" ;;
+        help) words="generate tune compare verify doctor bench" ;;
         esac
         if [[ $verb == compare && $word != -* ]]; then
             mapfile -t COMPREPLY < <(compgen -f -- "$word")

@@ -1,6 +1,6 @@
 # Every way of asking for help works, on standard output, with examples.
 run 0 --help
-prints "usage: fgattn" generate compare verify doctor bench "exit codes"
+prints "usage: fgattn" generate tune compare verify doctor bench "exit codes"
 silent stderr
 run 0 -h
 run 0 help
@@ -8,7 +8,7 @@ prints "usage: fgattn"
 run 0 --version
 prints "fgattn 0."
 
-for verb in generate compare verify doctor bench; do
+for verb in generate tune compare verify doctor bench; do
     run 0 $verb --help
     prints "usage: fgattn $verb" "examples:" "--help"
     silent stderr
