@@ -155,7 +155,7 @@ static void keep_topk(const fga_selector *s, const fga_head_setting *setting, co
     double share = setting->density * (double)tiles;
     int64_t k = s->policy->zero_pad ? (int64_t)fmin(share, (double)tiles) : fga_min(tiles, fga_round_count(share));
     int64_t forced = tiles - count_tiles(free) + gated;
-    fga_select_best(free, scores, gated + fga_max(1, fga_max(1, k) - forced), bits);
+    fga_select_best(free, scores, gated + fga_max(1, k - forced), bits);
 }
 
 /* ---- top-p ---------------------------------------------------------------------------------------- */
