@@ -15,7 +15,7 @@
 #include <float.h>
 #include <math.h>
 
-enum { RANK_KEYS = 128, RANK_MAX_KEYS = 256, RANK_ROWS = PANEL };
+enum { RANK_KEYS = 128, RANK_MAX_KEYS = 256, RANK_ROWS = 2 * PANEL };
 
 /* Where things lie in the caller's scratch; offsets in 32-bit words. */
 typedef struct rank_layout {
@@ -31,6 +31,7 @@ typedef struct rank_state {
     int32_t rows;
     int panels, chunk_tiles;
     bool keeps; /* the strip: sums are found first */
+    bool one;   /* all rows are of one block, and are added up before tiles are turned over */
 } rank_state;
 
 typedef struct rank_chunk {
@@ -54,6 +55,7 @@ static rank_state rank_plan(const fga_rank_op *op, int32_t rows)
     r.chunk_tiles = limit / op->tile_keys;
     r.chunks = (op->tiles + r.chunk_tiles - 1) / r.chunk_tiles;
     r.keeps = op->lse == NULL && op->kind != FGA_RANK_LSE && op->kind != FGA_RANK_LOGIT;
+    r.one = op->blocks == 1 && (op->kind == FGA_RANK_MASS || op->kind == FGA_RANK_MAX);
     size_t panels = (size_t)r.panels, dim = (size_t)op->head_dim;
     rank_layout *at = &r.at;
     at->strip = at->query + panels * PANEL * dim;
@@ -63,7 +65,7 @@ static rank_state rank_plan(const fga_rank_op *op, int32_t rows)
     at->sum = at->max + panels * PANEL;
     at->keys = at->sum + panels * PANEL;
     at->tiles = at->keys + (op->dtype == FGA_F32 ? 0 : (size_t)limit * dim);
-    at->total = at->tiles + 2 * (size_t)LANES * PANEL;
+    at->total = at->tiles + (size_t)LANES * (size_t)(limit > 2 * PANEL ? limit : 2 * PANEL);
     return r;
 }
 
@@ -108,7 +110,6 @@ static void pack_rows(const rank_state *r, int panel)
 
 static void find_chunk(const rank_state *r, int64_t index, rank_chunk *c)
 {
-    static const float zeros[256];
     const fga_rank_op *op = r->op;
     c->index = index;
     c->first_tile = index * r->chunk_tiles;
@@ -117,9 +118,19 @@ static void find_chunk(const rank_state *r, int64_t index, rank_chunk *c)
     c->last = op->tile_begin[c->last_tile];
     c->first_key = op->sub_begin != NULL ? op->sub_begin[c->first] : c->first;
     c->keys = (int)((op->sub_begin != NULL ? op->sub_begin[c->last] : c->last) - c->first_key);
-    for (int i = 0; i < rank_limit(op); i++) {
-        int64_t key = c->first_key + (i < c->keys ? i : c->keys - 1);
-        c->source[i] = op->bias[key] == -INFINITY ? (const char *)zeros : element(op->k, key * op->k_stride, op->dtype);
+}
+
+static void find_rows(const rank_state *r, rank_chunk *c)
+{
+    static const float zeros[256];
+    const fga_rank_op *op = r->op;
+    const float *bias = op->bias + c->first_key;
+    for (int i = 0; i < c->keys; i++) {
+        const char *row = element(op->k, (c->first_key + i) * op->k_stride, op->dtype);
+        c->source[i] = bias[i] == -INFINITY ? (const char *)zeros : row;
+    }
+    for (int i = c->keys; i < rank_limit(op); i++) {
+        c->source[i] = c->source[c->keys - 1];
     }
 }
 
@@ -127,6 +138,10 @@ static void stage_chunk(const rank_state *r, rank_chunk *c)
 {
     const fga_rank_op *op = r->op;
     float *staged = r->scratch + r->at.keys;
+    if (op->dtype == FGA_F32) {
+        memcpy(c->row, c->source, (size_t)c->keys * sizeof c->row[0]);
+        return;
+    }
     for (int i = 0; i < c->keys; i++) {
         bool out = op->bias[c->first_key + i] == -INFINITY; /* zeros are f32 already */
         c->row[i] =
@@ -139,8 +154,9 @@ static void stage_chunk(const rank_state *r, rank_chunk *c)
 ALWAYS_INLINE void rank_tile(int n, int vecs, const fga_rank_op *op, const rank_chunk *c, int first, const float *query,
                              float *logits, const ahead *next)
 {
-    vec acc[TILE][2], scale = vec_set(op->scale * LOG2_E);
+    vec acc[TILE][2];
     tile_rows(n, vecs, acc, c->row, first, query, op->head_dim, next);
+    vec scale = vec_set(op->scale * LOG2_E);
     for (int i = 0; i < n; i++) {
         vec bias = vec_set(op->bias[c->first_key + first + i] * LOG2_E);
         for (int v = 0; v < vecs; v++) {
@@ -255,58 +271,75 @@ typedef struct gathering {
     int panel, vecs;
     const float *z; /* [elements][PANEL], of the chunk */
     vec factor[2];  /* what makes a kept weight the row's share of the score */
-    vec mean[2];    /* DEVIATION: of the group that the last key was in */
+    vec mean[2];    /* DEVIATION: of the group that the last key was in, times factor */
 } gathering;
 
-static void group_mean(gathering *g, int64_t key)
+ALWAYS_INLINE void group_mean(gathering *g, int vecs, int64_t key)
 {
     const fga_rank_op *op = g->r->op;
     int64_t end = key + op->group < g->c->last ? key + op->group : g->c->last;
-    vec share = vec_set(op->group_share[key / op->group]);
-    for (int v = 0; v < g->vecs; v++) {
-        vec sum = vec_set(0.0f);
-        for (int64_t j = key; j < end; j++) {
-            sum = vec_add(sum, vec_load(g->z + (j - g->c->first) * PANEL + v * LANES));
+    vec share = vec_set(op->group_share[key / op->group]), sum[2] = {vec_set(0.0f), vec_set(0.0f)};
+    for (int64_t j = key; j < end; j++) {
+        for (int v = 0; v < vecs; v++) {
+            sum[v] = vec_add(sum[v], vec_load(g->z + (j - g->c->first) * PANEL + v * LANES));
         }
-        g->mean[v] = vec_mul(sum, share);
+    }
+    for (int v = 0; v < vecs; v++) {
+        g->mean[v] = vec_mul(vec_mul(sum[v], share), g->factor[v]);
     }
 }
 
-static void gather_deviation(gathering *g, int64_t begin, int64_t end, float *out)
+/* `count` tiles from `tile` on, each to PANEL words of out. */
+ALWAYS_INLINE void gather_deviations(gathering *g, int vecs, int64_t tile, int count, float *out)
 {
     const fga_rank_op *op = g->r->op;
-    vec sum[2] = {vec_set(0.0f), vec_set(0.0f)};
-    for (int64_t j = begin; j < end; j++) {
-        if ((j & (op->group - 1)) == 0) {
-            group_mean(g, j);
+    for (int i = 0; i < count; i++, out += PANEL) {
+        vec sum[2] = {vec_set(0.0f), vec_set(0.0f)};
+        for (int64_t j = op->tile_begin[tile + i]; j < op->tile_begin[tile + i + 1]; j++) {
+            if ((j & (op->group - 1)) == 0) {
+                group_mean(g, vecs, j);
+            }
+            vec apart = vec_set(op->apart[j]);
+            for (int v = 0; v < vecs; v++) {
+                vec p = vec_load(g->z + (j - g->c->first) * PANEL + v * LANES);
+                vec off = vec_sub(vec_mul(p, g->factor[v]), g->mean[v]);
+                sum[v] = vec_fma(vec_max(off, vec_sub(vec_set(0.0f), off)), apart, sum[v]);
+            }
         }
-        vec apart = vec_set(op->apart[j]);
-        for (int v = 0; v < g->vecs; v++) {
-            vec p = vec_load(g->z + (j - g->c->first) * PANEL + v * LANES);
-            sum[v] = vec_fma(vec_max(vec_sub(p, g->mean[v]), vec_sub(g->mean[v], p)), apart, sum[v]);
+        for (int v = 0; v < vecs; v++) {
+            vec_store(out + v * LANES, sum[v]);
         }
-    }
-    for (int v = 0; v < g->vecs; v++) {
-        vec_store(out + v * LANES, vec_mul(sum[v], g->factor[v]));
     }
 }
 
-static void gather_weights(const gathering *g, int64_t begin, int64_t end, float *out)
+ALWAYS_INLINE void gather_weights(const gathering *g, int vecs, int64_t tile, int count, float *out)
 {
-    bool largest = g->r->op->kind == FGA_RANK_MAX;
-    for (int v = 0; v < g->vecs; v++) {
-        const float *z = g->z + (begin - g->c->first) * PANEL + v * LANES;
-        vec all = vec_set(0.0f);
-        for (int64_t e = begin; e < end; e++, z += PANEL) {
-            all = largest ? vec_max(vec_load(z), all) : vec_add(vec_load(z), all);
+    const fga_rank_op *op = g->r->op;
+    bool largest = op->kind == FGA_RANK_MAX;
+    for (int i = 0; i < count; i++, out += PANEL) {
+        vec all[2] = {vec_set(0.0f), vec_set(0.0f)};
+        for (int64_t e = op->tile_begin[tile + i]; e < op->tile_begin[tile + i + 1]; e++) {
+            for (int v = 0; v < vecs; v++) {
+                vec z = vec_load(g->z + (e - g->c->first) * PANEL + v * LANES);
+                all[v] = largest ? vec_max(z, all[v]) : vec_add(z, all[v]);
+            }
         }
-        vec_store(out + v * LANES, vec_mul(all, g->factor[v]));
+        for (int v = 0; v < vecs; v++) {
+            vec_store(out + v * LANES, vec_mul(all[v], g->factor[v]));
+        }
     }
+}
+
+/* LOGIT: raw logits may be negative, so nothing is compared with 0. */
+static void gather_logits(const gathering *g, int64_t tile, int count, float *out)
+{
+    memcpy(out, g->z + (tile - g->c->first_tile) * PANEL, (size_t)count * PANEL * sizeof *out);
 }
 
 /* The largest logit to out, the sum of weights relative to it to sums. */
-static void gather_lse(const gathering *g, int64_t begin, int64_t end, float *out, float *sums)
+static void gather_lse(const gathering *g, int64_t tile, float *out, float *sums)
 {
+    int64_t begin = g->r->op->tile_begin[tile], end = g->r->op->tile_begin[tile + 1];
     for (int v = 0; v < g->vecs; v++) {
         const float *z = g->z + (begin - g->c->first) * PANEL + v * LANES;
         vec m = vec_set(-FLT_MAX), sum = vec_set(0.0f);
@@ -321,12 +354,12 @@ static void gather_lse(const gathering *g, int64_t begin, int64_t end, float *ou
     }
 }
 
-/* [LANES tiles][PANEL] becomes [PANEL][LANES tiles]. */
-static void turn_over(const float *tiles, int vecs, float *lanes)
+/* [LANES tiles][words] becomes [vecs * LANES][LANES tiles]. */
+static void turn_over(const float *tiles, int words, int vecs, float *lanes)
 {
     const char *rows[LANES];
     for (int i = 0; i < LANES; i++) {
-        rows[i] = (const char *)(tiles + i * PANEL);
+        rows[i] = (const char *)(tiles + i * words);
     }
     for (int lane = 0; lane < vecs * LANES; lane += 4) {
         vec z[4];
@@ -373,9 +406,9 @@ static void join_tiles(const gathering *g, int64_t tile, int count)
     const fga_rank_op *op = g->r->op;
     float lanes[PANEL * LANES], sums[PANEL * LANES];
     const float *tiles = g->r->scratch + g->r->at.tiles;
-    turn_over(tiles, g->vecs, lanes);
+    turn_over(tiles, PANEL, g->vecs, lanes);
     if (op->kind == FGA_RANK_LSE) {
-        turn_over(tiles + LANES * PANEL, g->vecs, sums);
+        turn_over(tiles + LANES * PANEL, PANEL, g->vecs, sums);
     }
     int begin = g->panel * PANEL, end = begin + rank_panel_rows(g->r, g->panel);
     for (int32_t b = 0; b < op->blocks; b++) {
@@ -393,31 +426,93 @@ static void join_tiles(const gathering *g, int64_t tile, int count)
     }
 }
 
-static void gather_chunk(gathering *g)
+ALWAYS_INLINE void gather_tiles(gathering *g, int vecs, int64_t tile, int count)
 {
     const fga_rank_op *op = g->r->op;
     float *tiles = g->r->scratch + g->r->at.tiles;
+    switch (op->kind) {
+    case FGA_RANK_DEVIATION:
+        gather_deviations(g, vecs, tile, count, tiles);
+        break;
+    case FGA_RANK_LSE:
+        for (int i = 0; i < count; i++) {
+            gather_lse(g, tile + i, tiles + i * PANEL, tiles + (LANES + i) * PANEL);
+        }
+        break;
+    case FGA_RANK_LOGIT:
+        gather_logits(g, tile, count, tiles);
+        break;
+    default:
+        gather_weights(g, vecs, tile, count, tiles);
+    }
+}
+
+static void gather_chunk(gathering *g)
+{
     for (int64_t tile = g->c->first_tile; tile < g->c->last_tile; tile += LANES) {
         int count = g->c->last_tile - tile < LANES ? (int)(g->c->last_tile - tile) : LANES;
-        for (int i = 0; i < count; i++) {
-            int64_t begin = op->tile_begin[tile + i], end = op->tile_begin[tile + i + 1];
-            float *out = tiles + i * PANEL;
-            if (op->kind == FGA_RANK_DEVIATION) {
-                gather_deviation(g, begin, end, out);
-            } else if (op->kind == FGA_RANK_LSE) {
-                gather_lse(g, begin, end, out, out + LANES * PANEL);
-            } else {
-                gather_weights(g, begin, end, out);
-            }
+        if (g->vecs == 2) {
+            gather_tiles(g, 2, tile, count);
+        } else {
+            gather_tiles(g, 1, tile, count);
         }
         join_tiles(g, tile, count);
+    }
+}
+
+/* ---- gathering for one block: its panels are added to each other, [chunk's tiles][LANES] ---------------------------
+ */
+
+/* Adds a panel's share of the chunk. With `known`, the row's L, z holds logits, else weights. */
+ALWAYS_INLINE void add_panel(const gathering *g, int vecs, bool largest, const vec *known)
+{
+    const fga_rank_op *op = g->r->op;
+    float *sums = g->r->scratch + g->r->at.tiles;
+    for (int64_t tile = g->c->first_tile; tile < g->c->last_tile; tile++, sums += LANES) {
+        vec all[2] = {vec_set(0.0f), vec_set(0.0f)};
+        for (int64_t e = op->tile_begin[tile]; e < op->tile_begin[tile + 1]; e++) {
+            for (int v = 0; v < vecs; v++) {
+                vec z = vec_load(g->z + (e - g->c->first) * PANEL + v * LANES);
+                z = known != NULL ? vec_exp2(vec_sub(z, known[v])) : z;
+                all[v] = largest ? vec_max(z, all[v]) : vec_add(z, all[v]);
+            }
+        }
+        vec sum = g->panel == 0 ? vec_set(0.0f) : vec_load(sums);
+        for (int v = 0; v < vecs; v++) {
+            vec share = vec_mul(all[v], g->factor[v]);
+            sum = largest ? vec_max(share, sum) : vec_add(share, sum);
+        }
+        vec_store(sums, sum);
+    }
+}
+
+static void add_any_panel(const gathering *g, const vec *known)
+{
+    bool largest = g->r->op->kind == FGA_RANK_MAX;
+    if (g->vecs == 2 && known != NULL) {
+        add_panel(g, 2, largest, known);
+    } else if (g->vecs == 2) {
+        add_panel(g, 2, largest, NULL);
+    } else {
+        add_panel(g, 1, largest, known);
+    }
+}
+
+static void join_panels(const rank_state *r, const rank_chunk *c)
+{
+    float lanes[LANES * LANES];
+    const float *sums = r->scratch + r->at.tiles;
+    for (int64_t tile = c->first_tile; tile < c->last_tile; tile += LANES, sums += LANES * LANES) {
+        int count = c->last_tile - tile < LANES ? (int)(c->last_tile - tile) : LANES;
+        turn_over(sums, LANES, 1, lanes);
+        join_rows(r->op, lanes, 0, LANES, r->op->score + tile, count);
     }
 }
 
 /* ---- the whole op ---------------------------------------------------------------------------------------------------
  */
 
-/* Each row's weight, 1 where the kind has none; 0 past the last row. */
+/* Each row's weight, 1 where the kind has none; 0 past the last row, which the last lanes repeat. */
 static vec row_weights(const rank_state *r, int panel, int v)
 {
     float weight[LANES] = {0};
@@ -430,27 +525,40 @@ static vec row_weights(const rank_state *r, int panel, int v)
 
 static vec known_lse(const rank_state *r, int panel, int v)
 {
-    float lse[LANES] = {0};
-    for (int i = 0; i < LANES && panel * PANEL + v * LANES + i < r->rows; i++) {
-        lse[i] = r->op->lse[panel * PANEL + v * LANES + i] * LOG2_E;
+    float lse[LANES];
+    for (int i = 0; i < LANES; i++) {
+        int row = panel * PANEL + v * LANES + i;
+        lse[i] = r->op->lse[row < r->rows ? row : r->rows - 1] * LOG2_E;
     }
     return vec_load(lse);
 }
 
+static size_t strip_at(const rank_state *r, const rank_chunk *c, int panel)
+{
+    return r->at.strip + ((size_t)panel * (size_t)r->elements + (size_t)c->first) * PANEL;
+}
+
 static void first_pass(const rank_state *r, const rank_chunk *c, int panel, const ahead *next)
 {
-    float *kept = r->scratch + r->at.strip + ((size_t)panel * (size_t)r->elements + (size_t)c->first) * PANEL;
-    float *z = r->keeps ? kept : r->scratch + r->at.chunk;
+    float *z = r->scratch + (r->keeps ? strip_at(r, c, panel) : r->at.chunk);
     chunk_logits(r, c, panel, z, next);
     if (r->keeps) {
         keep_chunk(r, c, panel, z);
         return;
     }
     gathering g = {.r = r, .c = c, .panel = panel, .vecs = rank_panel_vecs(r, panel), .z = z};
+    vec known[2] = {vec_set(0.0f), vec_set(0.0f)};
     for (int v = 0; v < g.vecs; v++) {
         g.factor[v] = row_weights(r, panel, v);
+        known[v] = r->op->lse != NULL ? known_lse(r, panel, v) : known[v];
+    }
+    if (r->one) {
+        add_any_panel(&g, known);
+        return;
+    }
+    for (int v = 0; v < g.vecs && r->op->lse != NULL; v++) {
         if (r->op->kind != FGA_RANK_LSE && r->op->kind != FGA_RANK_LOGIT) {
-            chunk_weights(c, z + v * LANES, known_lse(r, panel, v));
+            chunk_weights(c, z + v * LANES, known[v]);
         }
     }
     gather_chunk(&g);
@@ -459,7 +567,7 @@ static void first_pass(const rank_state *r, const rank_chunk *c, int panel, cons
 static void second_pass(const rank_state *r, const rank_chunk *c, int panel)
 {
     gathering g = {.r = r, .c = c, .panel = panel, .vecs = rank_panel_vecs(r, panel)};
-    g.z = r->scratch + r->at.strip + ((size_t)panel * (size_t)r->elements + (size_t)c->first) * PANEL;
+    g.z = r->scratch + strip_at(r, c, panel);
     for (int v = 0; v < g.vecs; v++) {
         size_t lane = (size_t)panel * PANEL + (size_t)v * LANES;
         const float *reference = r->scratch + r->at.reference + ((size_t)panel * r->chunks + c->index) * PANEL;
@@ -472,7 +580,11 @@ static void second_pass(const rank_state *r, const rank_chunk *c, int panel)
         }
         g.factor[v] = vec_load(share);
     }
-    gather_chunk(&g);
+    if (r->one) {
+        add_any_panel(&g, NULL);
+    } else {
+        gather_chunk(&g);
+    }
 }
 
 static void start_scores(const fga_rank_op *op)
@@ -501,11 +613,13 @@ static void rank(const fga_rank_op *op)
     }
     rank_chunk pair[2];
     find_chunk(&r, 0, &pair[0]);
+    find_rows(&r, &pair[0]);
     for (int64_t i = 0; i < r.chunks; i++) {
         rank_chunk *c = &pair[i % 2], *coming = &pair[(i + 1) % 2];
         bool last = i + 1 == r.chunks;
         if (!last) {
             find_chunk(&r, i + 1, coming);
+            find_rows(&r, coming);
         }
         stage_chunk(&r, c);
         for (int panel = 0; panel < r.panels; panel++) {
@@ -513,12 +627,18 @@ static void rank(const fga_rank_op *op)
             ahead next = {coming->source, fetches ? (int64_t)op->head_dim * (op->dtype == FGA_F32 ? 4 : 2) : 0};
             first_pass(&r, c, panel, &next);
         }
+        if (r.one && !r.keeps) {
+            join_panels(&r, c);
+        }
     }
     for (int64_t i = 0; r.keeps && i < r.chunks; i++) {
         rank_chunk *c = &pair[0];
         find_chunk(&r, i, c);
         for (int panel = 0; panel < r.panels; panel++) {
             second_pass(&r, c, panel);
+        }
+        if (r.one) {
+            join_panels(&r, c);
         }
     }
 }
