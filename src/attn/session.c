@@ -16,6 +16,10 @@ fga_session_desc fga_session_desc_default(void)
 static fga_status check_desc(fga_context *ctx, const fga_session_desc *d)
 {
     FGA_TRY(fga_check_struct(ctx, "fga_session_desc", d->size, sizeof *d));
+    if (ctx->options.device != FGA_DEVICE_CPU) {
+        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED,
+                                "the context is of a CUDA device, wanted the CPU: sessions score and measure there");
+    }
     FGA_TRY(fga_policy_check(ctx, &d->policy));
     FGA_TRY(fga_check_range(ctx, "layers", d->layers, 1, 1 << 20));
     FGA_TRY(fga_check_range(ctx, "branches", d->branches, 1, 1 << 10));

@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* A target is only as good as its sample: at least so many queries per head, if there are. */
-enum { TARGET_SAMPLES = 128 };
+enum { TARGET_SAMPLES = 256 };
 
 static const double default_fraction = 0.02;
 
