@@ -1,59 +1,31 @@
 /* attend_panel.h - flash attention of one query block over a list of keys, for any vector width.
  *
  * The includer brings, before this header: a vec_*.h; and a words_*.h, which says what one 32-bit word holds: WORD, its
- * elements (1: f32, or a 16-bit type staged as f32; 2: pairs of bf16); word_dot; stage_query, stage_keys and
- * stage_values, which turn rows of the tensors into rows of words; and store_weights, which packs WORD rows of softmax
- * weights into one row of words.
+ * elements (1: f32, or a 16-bit type staged as f32; 2: pairs of bf16); word_dot; stage_*, which turn rows of the
+ * tensors and of the sums into rows of words; and store_weights, which packs WORD rows of softmax weights into one row
+ * of words.
  *
- * Queries lie along the vector lanes everywhere (docs/kernels-cpu.md): Q is packed once as [word][PANEL]; a key is a
- * row pointer whose words are broadcast, so the kept keys need no packing and cost the same wherever they lie.
- * Per strip of keys and panel of queries: logits S[key][PANEL], weights P over the same memory, then
- * O[column][PANEL] += V^T P. Lanes past the last query repeat it and are dropped at the end.
+ * Per strip of keys (strip.h) and panel of queries: logits S[key][PANEL] from Q packed once as [word][PANEL], weights P
+ * over the same memory, then O[query][column] += P^T V. Keys and values are rows named by pointers, so a kept key costs
+ * the same wherever it lies (docs/kernels-cpu.md). Lanes past the last query repeat it and are dropped at the end.
  */
 #ifndef FGA_CPU_ATTEND_PANEL_H
 #define FGA_CPU_ATTEND_PANEL_H
 
-#include "cpu/cpu.h"
-#include "cpu/element.h"
-#include "cpu/tile.h"
-#include "ops/ops.h"
+#include "cpu/strip.h"
 
 #include <float.h>
 #include <math.h>
-
-/* A strip's logits, 128 bytes a key and panel, stay in the first-level cache beside the packed queries. */
-enum { STRIP = 120 };
 
 static const float ln_2 = 0.693147180559945309417f;
 
 /* A weight may exceed 1 by this power of two before the sums are rescaled to a new largest logit. */
 static const float rescale_above = 8.0f;
 
-/* Where things lie in the caller's scratch; offsets in 32-bit words. */
-typedef struct layout {
-    size_t query, output, max, sum, logits, keys, row, values, total;
-} layout;
-
-static layout lay_out(int32_t rows, int32_t head_dim, fga_dtype dtype)
-{
-    size_t panels = (size_t)part_count(rows, PANEL), dim = (size_t)head_dim;
-    size_t staged = dtype == FGA_F32 ? 0 : STRIP * dim;
-    size_t packed = STRIP * dim + (size_t)part_count(head_dim, TILE) * LANES;
-    layout at = {0};
-    at.output = at.query + panels * PANEL * dim;
-    at.max = at.output + panels * PANEL * dim;
-    at.sum = at.max + panels * PANEL;
-    at.logits = at.sum + panels * PANEL;
-    at.keys = at.logits + STRIP * PANEL;
-    at.row = at.keys + staged;
-    at.values = at.row + dim;
-    at.total = at.values + packed; /* 16-bit queries and outputs pass through the keys' place as f32 */
-    return at;
-}
-
 static size_t attend_scratch(int32_t rows, int32_t head_dim, fga_dtype dtype)
 {
-    return lay_out(rows, head_dim, dtype).total * sizeof(float);
+    (void)dtype;
+    return lay_out(rows, head_dim).total * sizeof(float);
 }
 
 typedef struct block {
@@ -62,16 +34,6 @@ typedef struct block {
     float *scratch;
     int panels;
 } block;
-
-typedef struct strip {
-    const uint32_t *keys; /* [count] */
-    int count;
-    int words;                     /* rows of value words: ceil(count / WORD) */
-    const float *values;           /* packed by pack_values */
-    const char *key_source[STRIP]; /* the rows in the tensors; any past the last repeat it */
-    const char *value_source[STRIP];
-    const char *key_row[STRIP]; /* rows of words */
-} strip;
 
 static int panel_rows(const block *b, int panel)
 {
@@ -84,13 +46,19 @@ static int panel_vecs(const block *b, int panel)
     return panel_rows(b, panel) > LANES ? 2 : 1;
 }
 
+/* Logits, then weights, of the strip: [key][PANEL]. */
+static float *panel_logits(const block *b, int panel)
+{
+    return b->scratch + b->at.logits + (size_t)panel * LONGEST_STRIP * PANEL;
+}
+
 /* ---- queries in ------------------------------------------------------------------------------------------------- */
 
 static void pack_queries(const block *b, int panel)
 {
     const fga_attend_op *op = b->op;
     int words = op->head_dim / WORD, last = panel_rows(b, panel) - 1;
-    float *packed = b->scratch + b->at.query + (size_t)panel * PANEL * op->head_dim;
+    float *packed = b->scratch + b->at.query + (size_t)(panel * PANEL * b->at.row);
     float *staged = b->scratch + b->at.keys;
     const char *rows[PANEL];
     for (int i = 0; i < PANEL; i++) {
@@ -119,7 +87,7 @@ ALWAYS_INLINE void logit_tile(int n, int vecs, const fga_attend_op *op, const st
     tile_rows(n, vecs, acc, s->key_row, first, query, op->head_dim / WORD, next);
     vec scale = vec_set(op->scale * LOG2_E);
     for (int i = 0; i < n; i++) {
-        vec bias = vec_set(op->bias != NULL ? op->bias[s->keys[first + i]] * LOG2_E : 0.0f);
+        vec bias = vec_set(s->bias[first + i]);
         for (int v = 0; v < vecs; v++) {
             vec logit = vec_fma(acc[i][v], scale, bias);
             max[v] = vec_max(logit, max[v]);
@@ -128,12 +96,13 @@ ALWAYS_INLINE void logit_tile(int n, int vecs, const fga_attend_op *op, const st
     }
 }
 
-ALWAYS_INLINE void logit_tiles(int vecs, const fga_attend_op *op, const strip *s, const float *query, float *logits,
-                               vec max[2], const ahead *next)
+/* Of rows [begin, end) of the strip's keys. */
+ALWAYS_INLINE void logit_tiles(int vecs, const fga_attend_op *op, const strip *s, int begin, int end,
+                               const float *query, float *logits, vec max[2], const ahead *next)
 {
-    split tiles = split_evenly(s->count, TILE);
+    split tiles = split_evenly(end - begin, TILE);
     for (int t = 0; t < tiles.parts; t++) {
-        int first = split_begin(tiles, t), n = split_begin(tiles, t + 1) - first;
+        int first = begin + split_begin(tiles, t), n = begin + split_begin(tiles, t + 1) - first;
         switch (n) {
 #define CASE(N) \
     case N: \
@@ -147,78 +116,153 @@ ALWAYS_INLINE void logit_tiles(int vecs, const fga_attend_op *op, const strip *s
 
 /* ---- softmax ---------------------------------------------------------------------------------------------------- */
 
-/* Turns the logits of one vector of queries into weights, in place; raises the running maximum when it must. */
-static void weigh(const block *b, int panel, int v, int count, vec strip_max)
+/* One vector of a panel's queries. */
+typedef struct query_vec {
+    float *logits, *max, *sum; /* of its first query; logits [key][PANEL] */
+    float *output;             /* [query][row] */
+    int64_t row;
+} query_vec;
+
+static query_vec query_vec_of(const block *b, int panel, int v)
 {
-    float *logits = b->scratch + b->at.logits + v * LANES;
-    float *max = b->scratch + b->at.max + panel * PANEL + v * LANES;
-    float *sum = b->scratch + b->at.sum + panel * PANEL + v * LANES;
-    vec m = vec_load(max), total = vec_load(sum);
-    if (vec_any_above(strip_max, vec_add(m, vec_set(rescale_above)))) {
-        vec raised = vec_max(strip_max, m), factor = vec_exp2(vec_sub(m, raised));
-        float *o = b->scratch + b->at.output + (size_t)panel * PANEL * b->op->head_dim + v * LANES;
-        for (int d = 0; d < b->op->head_dim; d++) {
-            vec_store(o + d * PANEL, vec_mul(vec_load(o + d * PANEL), factor));
+    int64_t first = panel * PANEL + v * LANES;
+    return (query_vec){panel_logits(b, panel) + v * LANES, b->scratch + b->at.max + first,
+                       b->scratch + b->at.sum + first, b->scratch + b->at.output + first * b->at.row, b->at.row};
+}
+
+/* Makes the sums over groups into the logits of what remains of them: without the listed keys' logits, and divided by
+ * how many keys remain. They come after the listed keys', WORD rows each, and leave their logit in the first. Returns
+ * the largest of them and max. */
+static vec remaining_logits(const query_vec *l, const strip *s, vec max)
+{
+    float *sum = l->logits + s->listed * PANEL;
+    for (int i = 0; i < s->groups; i++) {
+        const group *g = &s->group[i];
+        if (g->remaining > 0) {
+            vec rest = vec_load(sum), kept = vec_set(0.0f);
+            for (int e = 1; e < WORD; e++) {
+                rest = vec_add(rest, vec_load(sum + e * PANEL));
+            }
+            for (int key = g->first; key < g->first + g->listed; key++) {
+                kept = vec_add(kept, vec_load(l->logits + key * PANEL));
+            }
+            rest = vec_mul(vec_sub(rest, kept), vec_set(1.0f / g->remaining));
+            max = vec_max(rest, max);
+            vec_store(sum, rest);
+            sum += WORD * PANEL;
         }
-        total = vec_mul(total, factor);
-        vec_store(max, raised);
+    }
+    return max;
+}
+
+/* Raises the running maximum to the strip's when it must, and rescales output and sum to it. */
+static vec raise_max(const query_vec *l, vec strip_max)
+{
+    vec m = vec_load(l->max);
+    if (vec_any_above(strip_max, vec_add(m, vec_set(rescale_above)))) {
+        float factor[LANES];
+        vec raised = vec_max(strip_max, m), scale = vec_exp2(vec_sub(m, raised));
+        vec_store(factor, scale);
+        for (int i = 0; i < LANES; i++) {
+            float *o = l->output + i * l->row;
+            for (int64_t d = 0; d < l->row; d += LANES) {
+                vec_store(o + d, vec_mul(vec_load(o + d), vec_set(factor[i])));
+            }
+        }
+        vec_store(l->sum, vec_mul(vec_load(l->sum), scale));
+        vec_store(l->max, raised);
         m = raised;
     }
+    return m;
+}
+
+/* Turns logits into words of weights, in place. */
+static void weigh_keys(const query_vec *l, int count, vec m)
+{
+    vec total = vec_load(l->sum);
     for (int first = 0, word = 0; first < count; first += WORD, word++) {
         vec weight[WORD];
         for (int e = 0; e < WORD; e++) {
             weight[e] =
-                first + e < count ? vec_exp2(vec_sub(vec_load(logits + (first + e) * PANEL), m)) : vec_set(0.0f);
+                first + e < count ? vec_exp2(vec_sub(vec_load(l->logits + (first + e) * PANEL), m)) : vec_set(0.0f);
         }
-        total = vec_add(total, store_weights(logits + word * PANEL, weight));
+        total = vec_add(total, store_weights(l->logits + word * PANEL, weight));
     }
-    vec_store(sum, total);
+    vec_store(l->sum, total);
+}
+
+/* The same in f32 where there are summaries: a group's weight w counts once for each key that remains, and comes off
+ * the listed keys' weights, since the sum of values has theirs in it. */
+static void weigh_groups(const query_vec *l, const strip *s, vec m)
+{
+    vec total = vec_load(l->sum);
+    float *summary = l->logits + s->listed * PANEL;
+    for (int i = 0; i < s->groups; i++) {
+        const group *g = &s->group[i];
+        vec w = vec_set(0.0f);
+        if (g->remaining > 0) {
+            w = vec_exp2(vec_sub(vec_load(summary), m));
+            total = vec_fma(w, vec_set(g->remaining), total);
+            w = word_weight(w);
+            vec_store(summary, w);
+            summary += WORD * PANEL;
+        }
+        for (int key = g->first; key < g->first + g->listed; key++) {
+            vec p = vec_exp2(vec_sub(vec_load(l->logits + key * PANEL), m));
+            total = vec_add(total, p);
+            vec_store(l->logits + key * PANEL, vec_sub(p, w));
+        }
+    }
+    vec_store(l->sum, total);
+}
+
+/* Weights of f32 to words; nothing to do where a word is an f32. A summary's value words hold WORD parts of the sum,
+ * all with the one weight. */
+static void pack_weights(const query_vec *l, const strip *s)
+{
+    int word = 0;
+    for (int first = 0; first < s->listed; first += WORD, word++) {
+        vec weight[WORD];
+        for (int e = 0; e < WORD; e++) {
+            weight[e] = first + e < s->listed ? vec_load(l->logits + (first + e) * PANEL) : vec_set(0.0f);
+        }
+        store_weights(l->logits + word * PANEL, weight);
+    }
+    for (int i = 0; i < s->summaries; i++, word++) {
+        vec weight[WORD];
+        for (int e = 0; e < WORD; e++) {
+            weight[e] = vec_load(l->logits + (s->listed + i * WORD) * PANEL);
+        }
+        store_weights(l->logits + word * PANEL, weight);
+    }
+}
+
+static void weigh(const query_vec *l, const strip *s, vec max)
+{
+    if (s->groups == 0) {
+        weigh_keys(l, s->listed, raise_max(l, max));
+        return;
+    }
+    weigh_groups(l, s, raise_max(l, remaining_logits(l, s, max)));
+    if (WORD > 1) {
+        pack_weights(l, s);
+    }
 }
 
 /* ---- values ----------------------------------------------------------------------------------------------------- */
 
-/* Values are packed tile by tile, [word row][columns of the tile], so that a tile reads one short stretch of memory
- * from end to end. Read where they lie, a few columns of each row, they cost a miss of the first-level cache and of its
- * translation buffer at every key. LANES spare words after each tile let whole vectors be stored. */
-static float *value_tile(const strip *s, int tile, int first)
+ALWAYS_INLINE void sum_tiles(int vecs, split queries, float *output, int64_t row, value_product *p, int tile, int tiles,
+                             int lines)
 {
-    return (float *)s->values + (size_t)first * s->words + (size_t)tile * LANES;
-}
-
-static void pack_values(const block *b, strip *s)
-{
-    enum { MOST_TILES = 256 / TILE + 1 };
-    int head_dim = b->op->head_dim, begin[MOST_TILES + 1];
-    float *to[MOST_TILES];
-    split tiles = split_evenly(head_dim, TILE);
-    s->words = part_count(s->count, WORD);
-    s->values = b->scratch + b->at.values;
-    for (int t = 0; t <= tiles.parts; t++) {
-        begin[t] = split_begin(tiles, t);
-    }
-    for (int t = 0; t < tiles.parts; t++) {
-        to[t] = value_tile(s, t, begin[t]);
-    }
-    for (int w = 0; w < s->words; w++) {
-        const float *row = value_words(b->op, s->value_source, w, s->count, b->scratch + b->at.row);
-        for (int t = 0; t < tiles.parts; t++) {
-            const float *from = row + begin[t];
-            vec_store(to[t], begin[t] + LANES <= head_dim ? vec_load(from) : vec_load_first(from, head_dim - begin[t]));
-            to[t] += begin[t + 1] - begin[t];
-        }
-    }
-}
-
-ALWAYS_INLINE void value_tiles(int vecs, int head_dim, const strip *s, const float *weights, float *output,
-                               const ahead *next)
-{
-    split tiles = split_evenly(head_dim, TILE);
-    for (int t = 0; t < tiles.parts; t++) {
-        int first = split_begin(tiles, t), n = split_begin(tiles, t + 1) - first;
+    const float *weights = p->a;
+    for (int t = 0; t < queries.parts; t++) {
+        int first = split_begin(queries, t), n = split_begin(queries, t + 1) - first;
+        p->a = weights + first;
+        p->line = lines * (tile + t) / tiles, p->end_line = lines * (tile + t + 1) / tiles;
         switch (n) {
 #define CASE(N) \
     case N: \
-        tile_columns(N, vecs, output + first * PANEL, value_tile(s, t, first), weights, s->words, next, t); \
+        tile_sums(N, vecs, output + first * row, row, p); \
         break;
             EACH_TILE(CASE)
 #undef CASE
@@ -226,80 +270,86 @@ ALWAYS_INLINE void value_tiles(int vecs, int head_dim, const strip *s, const flo
     }
 }
 
-/* ---- one strip of keys for one panel of queries ------------------------------------------------------------------ */
-
-/* The first panel's products bring in the next strip: its values beside Q K^T, its keys beside P V. */
-ALWAYS_INLINE void attend_panel(int vecs, const block *b, int panel, const strip *s, const strip *next)
+/* O += P V of all panels, PANEL columns at a time. The tiles of the first panel bring in the next strip's keys. */
+static void add_values(const block *b, const strip *s, const ahead *next)
 {
-    const fga_attend_op *op = b->op;
-    int64_t row_bytes = panel == 0 ? (int64_t)op->head_dim * (op->dtype == FGA_F32 ? 4 : 2) : 0;
-    ahead values = {next->value_source, row_bytes}, keys = {next->key_source, row_bytes};
-    size_t matrix = (size_t)panel * PANEL * op->head_dim;
-    float *logits = b->scratch + b->at.logits;
-    vec max[2] = {vec_set(-INFINITY), vec_set(-INFINITY)};
-    logit_tiles(vecs, op, s, b->scratch + b->at.query + matrix, logits, max, &values);
-    for (int v = 0; v < vecs; v++) {
-        weigh(b, panel, v, s->count, max[v]);
-    }
-    value_tiles(vecs, op->head_dim, s, logits, b->scratch + b->at.output + matrix, &keys);
-}
-
-static void find_strip(const fga_attend_op *op, int64_t index, int64_t strips, strip *s)
-{
-    int64_t begin = op->key_count * index / strips, end = op->key_count * (index + 1) / strips;
-    s->keys = op->keys + begin;
-    s->count = (int)(end - begin);
-    for (int i = 0; i < STRIP; i++) {
-        uint32_t key = s->keys[i < s->count ? i : s->count - 1];
-        s->key_source[i] = element(op->k, key * op->k_stride, op->dtype);
-        s->value_source[i] = element(op->v, key * op->v_stride, op->dtype);
-    }
-}
-
-static void attend_strip(const block *b, strip *s, const strip *next)
-{
-    stage_keys(b->op, s->key_source, s->count, b->scratch + b->at.keys, s->key_row);
-    pack_values(b, s);
-    for (int panel = 0; panel < b->panels; panel++) {
-        if (panel_vecs(b, panel) == 2) {
-            attend_panel(2, b, panel, s, next);
-        } else {
-            attend_panel(1, b, panel, s, next);
+    int head_dim = b->op->head_dim, slabs = part_count(head_dim, PANEL);
+    float *slab = b->scratch + b->at.slab;
+    for (int i = 0; i < slabs; i++) {
+        int column = i * PANEL;
+        stage_strip_values(b->op, s, column, slab);
+        for (int panel = 0; panel < b->panels; panel++) {
+            float *output = b->scratch + b->at.output + (size_t)(panel * PANEL * b->at.row + column);
+            split queries = split_evenly(panel_rows(b, panel), TILE);
+            value_product p = {.a = panel_logits(b, panel), .b = slab, .words = s->words, .next = *next};
+            int lines = panel == 0 ? (int)((next->bytes + LINE - 1) / LINE) : 0, tiles = slabs * queries.parts;
+            if (head_dim - column > LANES) {
+                sum_tiles(2, queries, output, b->at.row, &p, i * queries.parts, tiles, lines);
+            } else {
+                sum_tiles(1, queries, output, b->at.row, &p, i * queries.parts, tiles, lines);
+            }
         }
     }
+}
+
+/* ---- one strip of keys ------------------------------------------------------------------------------------------- */
+
+ALWAYS_INLINE void weigh_panel(int vecs, const block *b, int panel, const strip *s, const ahead *next)
+{
+    static const ahead nothing = {NULL, 0};
+    const float *query = b->scratch + b->at.query + (size_t)(panel * PANEL * b->at.row);
+    float *logits = panel_logits(b, panel);
+    vec max[2] = {vec_set(-INFINITY), vec_set(-INFINITY)}, ignored[2] = {max[0], max[1]};
+    logit_tiles(vecs, b->op, s, 0, s->listed, query, logits, max, next);
+    if (s->summaries > 0) {
+        logit_tiles(vecs, b->op, s, s->listed, s->keys, query, logits, ignored, &nothing);
+    }
+    for (int v = 0; v < vecs; v++) {
+        query_vec l = query_vec_of(b, panel, v);
+        weigh(&l, s, max[v]);
+    }
+}
+
+/* The first panel's products bring in the next strip: its values beside Q K^T, its keys beside P V. */
+static void attend_strip(const block *b, strip *s, const strip *next)
+{
+    const fga_attend_op *op = b->op;
+    int64_t row_bytes = next->listed > 0 ? (int64_t)op->head_dim * (op->dtype == FGA_F32 ? 4 : 2) : 0;
+    stage_strip_keys(op, s, b->at.row, b->scratch + b->at.keys);
+    for (int panel = 0; panel < b->panels; panel++) {
+        ahead next_values = {next->value_source, panel == 0 ? row_bytes : 0};
+        if (panel_vecs(b, panel) == 2) {
+            weigh_panel(2, b, panel, s, &next_values);
+        } else {
+            weigh_panel(1, b, panel, s, &next_values);
+        }
+    }
+    add_values(b, s, &(ahead){next->key_source, row_bytes});
 }
 
 /* ---- outputs ---------------------------------------------------------------------------------------------------- */
 
-static void unpack_outputs(const block *b, int panel)
+static void unpack_outputs(const block *b)
 {
     const fga_attend_op *op = b->op;
-    const float *output = b->scratch + b->at.output + (size_t)panel * PANEL * op->head_dim;
-    const float *sum = b->scratch + b->at.sum + panel * PANEL;
-    float *staged = b->scratch + b->at.keys;
-    int count = panel_rows(b, panel);
-    char *rows[PANEL];
-    for (int i = 0; i < count; i++) {
-        rows[i] = op->dtype == FGA_F32 ? element(op->o, (panel * PANEL + i) * op->o_stride, FGA_F32)
-                                       : (char *)(staged + (size_t)i * op->head_dim);
-    }
-    for (int v = 0; v < panel_vecs(b, panel); v++) {
-        vec inverse = vec_div(vec_set(1.0f), vec_load(sum + v * LANES));
-        for (int d = 0; d < op->head_dim; d += 4) {
-            vec z[4];
-            for (int k = 0; k < 4; k++) {
-                z[k] = vec_mul(vec_load(output + (d + k) * PANEL + v * LANES), inverse);
-            }
-            vec_transpose4(z);
-            vec_store_rows(z, rows + v * LANES, 4 * d, count - v * LANES);
+    for (int32_t i = 0; i < op->rows; i++) {
+        const float *from = b->scratch + b->at.output + i * b->at.row;
+        float *staged = b->scratch + b->at.keys;
+        char *out = element(op->o, i * op->o_stride, op->dtype);
+        vec inverse = vec_set(1.0f / b->scratch[b->at.sum + (size_t)i]);
+        for (int d = 0; d < op->head_dim; d += LANES) {
+            vec_store(staged + d, vec_mul(vec_load(from + d), inverse));
         }
-    }
-    for (int i = 0; i < count && op->dtype != FGA_F32; i++) {
-        char *out = element(op->o, (panel * PANEL + i) * op->o_stride, op->dtype);
-        if (op->dtype == FGA_F16) {
-            vec_f32_to_f16(out, (const float *)rows[i], op->head_dim);
-        } else {
-            vec_f32_to_bf16(out, (const float *)rows[i], op->head_dim);
+        switch (op->dtype) {
+        case FGA_F32:
+            memcpy(out, staged, (size_t)op->head_dim * sizeof(float));
+            break;
+        case FGA_F16:
+            vec_f32_to_f16(out, staged, op->head_dim);
+            break;
+        case FGA_BF16:
+            vec_f32_to_bf16(out, staged, op->head_dim);
+            break;
         }
     }
 }
@@ -318,37 +368,28 @@ static void attend_nothing(const fga_attend_op *op)
 
 static void attend(const fga_attend_op *op)
 {
-    if (op->summaries != NULL) {
-        fga_attend_ref(op);
-        return;
-    }
-    if (op->key_count == 0) {
+    block b = {op, lay_out(op->rows, op->head_dim), op->scratch, part_count(op->rows, PANEL)};
+    float *max = b.scratch + b.at.max, *sum = b.scratch + b.at.sum;
+    strip pair[2];
+    cursor c = cursor_start(op);
+    find_strip(op, &c, &pair[0], 0);
+    if (pair[0].keys == 0) {
         attend_nothing(op);
         return;
     }
-    block b = {op, lay_out(op->rows, op->head_dim, op->dtype), op->scratch, part_count(op->rows, PANEL)};
-    float *max = b.scratch + b.at.max, *sum = b.scratch + b.at.sum;
     for (int panel = 0; panel < b.panels; panel++) {
         pack_queries(&b, panel);
     }
-    memset(b.scratch + b.at.output, 0, (size_t)b.panels * PANEL * op->head_dim * sizeof(float));
+    memset(b.scratch + b.at.output, 0, (size_t)(b.panels * PANEL * b.at.row) * sizeof(float));
     for (int i = 0; i < b.panels * PANEL; i++) {
         max[i] = -FLT_MAX; /* not -inf: logits that are all -inf then give sum 0 instead of inf - inf */
         sum[i] = 0.0f;
     }
-    int64_t strips = (op->key_count + STRIP - 1) / STRIP;
-    strip pair[2];
-    find_strip(op, 0, strips, &pair[0]);
-    for (int64_t i = 0; i < strips; i++) {
-        strip *s = &pair[i % 2], *next = i + 1 < strips ? &pair[(i + 1) % 2] : s;
-        if (next != s) {
-            find_strip(op, i + 1, strips, next);
-        }
-        attend_strip(&b, s, next);
+    for (int i = 0; pair[i].keys > 0; i = 1 - i) {
+        find_strip(op, &c, &pair[1 - i], pair[i].keys);
+        attend_strip(&b, &pair[i], &pair[1 - i]);
     }
-    for (int panel = 0; panel < b.panels; panel++) {
-        unpack_outputs(&b, panel);
-    }
+    unpack_outputs(&b);
     for (int32_t i = 0; op->lse != NULL && i < op->rows; i++) {
         op->lse[i] = max[i] * ln_2 + logf(sum[i]);
     }

@@ -8,7 +8,4 @@
 #include "ops/variants.inc"
 #undef FGA_VARIANT
 
-/* attend of the oracle tier. */
-void fga_attend_ref(const fga_attend_op *op);
-
 #endif

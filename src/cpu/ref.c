@@ -103,7 +103,7 @@ static void attend_row(const fga_attend_op *op, int32_t row)
     }
 }
 
-void fga_attend_ref(const fga_attend_op *op)
+static void attend_ref(const fga_attend_op *op)
 {
     for (int32_t row = 0; row < op->rows; row++) {
         attend_row(op, row);
@@ -139,7 +139,7 @@ void fga_overlay_ref(fga_ops *ops)
 {
     ops->name = "c";
     for (int dtype = FGA_F32; dtype <= FGA_BF16; dtype++) {
-        ops->attend[dtype] = fga_attend_ref;
+        ops->attend[dtype] = attend_ref;
         ops->attend_variant[dtype] = "c";
         ops->attend_scratch[dtype] = attend_scratch_ref;
         ops->block_rows[dtype] = 64;

@@ -1,19 +1,18 @@
-/* tile.h - the one register tile under all kernels: a few broadcast rows times a panel of queries.
+/* tile.h - the two register tiles under all kernels.
  *
- * The includer brings a vec_*.h and word_dot. A panel is PANEL = 2 vectors of queries side by side; matrices of a panel
- * are [row][PANEL] f32 words. A tile accumulates n <= TILE rows of such a matrix:
+ * The includer brings a vec_*.h and word_dot. Matrices hold 32-bit words (a float, or two bf16); a panel is PANEL = 2
+ * vectors side by side, and a matrix of panels is [row][PANEL].
  *
- *     acc[i][query] += sum over words w of  a(i, w) . b[w][query]
+ *     tile_rows: acc[i][query]       = sum over words w of  row i's word w . b[w][query]           Q K^T, rows being
+ * keys tile_sums: o[query i][column] += sum over words w of  a[w][query i]  . b[w][column]          P V
  *
- * where a(i, w) is one 32-bit word (a float, or two bf16) broadcast to all queries. Per step w that is n broadcasts and
- * 2 vector loads for 2n dot instructions; every other operand lives in a register.
+ * Per step w that is n <= TILE broadcasts from memory and 2 vector loads for 2n dot instructions; every other operand
+ * lives in a register.
  */
 #ifndef FGA_CPU_TILE_H
 #define FGA_CPU_TILE_H
 
 #include <stdint.h>
-
-enum { PANEL = 2 * LANES };
 
 /* Logits are kept in log2 units, for exp2. */
 #define LOG2_E 1.44269504088896340736f
@@ -27,8 +26,8 @@ typedef struct split {
 
 ALWAYS_INLINE split split_evenly(int total, int most)
 {
-    int parts = (total + most - 1) / most;
-    return (split){parts, total / parts, total % parts};
+    int parts = (total + most - 1) / most, divisor = parts > 0 ? parts : 1;
+    return (split){parts, total / divisor, total % divisor};
 }
 
 ALWAYS_INLINE int split_begin(split s, int part)
@@ -58,7 +57,21 @@ ALWAYS_INLINE void fetch(const ahead *next, int first, int n, int64_t offset)
     }
 }
 
-/* a(i, w) = word w of rows[first + i]: Q K^T, the rows being keys. acc is cleared first. */
+ALWAYS_INLINE void rows_step(int n, int vecs, vec acc[TILE][2], const char *const *end, int64_t at, const float *b)
+{
+    vec query[2];
+    for (int v = 0; v < vecs; v++) {
+        query[v] = vec_load(b + v * LANES);
+    }
+    for (int i = 0; i < n; i++) {
+        vec a = vec_broadcast(end[i] + at);
+        for (int v = 0; v < vecs; v++) {
+            acc[i][v] = word_dot(acc[i][v], a, query[v]);
+        }
+    }
+}
+
+/* acc is cleared first. words is a multiple of 4: four steps share one counter. */
 ALWAYS_INLINE void tile_rows(int n, int vecs, vec acc[TILE][2], const char *const *rows, int first, const float *b,
                              int64_t words, const ahead *next)
 {
@@ -72,51 +85,65 @@ ALWAYS_INLINE void tile_rows(int n, int vecs, vec acc[TILE][2], const char *cons
     for (int64_t done = 0; done < words; done += LINE_WORDS) {
         int64_t stop = done + LINE_WORDS < words ? done + LINE_WORDS : words;
         fetch(next, first, n, 4 * done);
-        for (int64_t at = 4 * (done - words), last = 4 * (stop - words); at != last; at += 4, b += PANEL) {
-            vec query[2];
-            for (int v = 0; v < vecs; v++) {
-                query[v] = vec_load(b + v * LANES);
-            }
-            for (int i = 0; i < n; i++) {
-                vec a = vec_broadcast(end[i] + at);
-                for (int v = 0; v < vecs; v++) {
-                    acc[i][v] = word_dot(acc[i][v], a, query[v]);
-                }
-            }
+        for (int64_t at = 4 * (done - words), last = 4 * (stop - words); at != last; at += 16, b += 4 * PANEL) {
+            rows_step(n, vecs, acc, end, at, b);
+            rows_step(n, vecs, acc, end, at + 4, b + PANEL);
+            rows_step(n, vecs, acc, end, at + 8, b + 2 * PANEL);
+            rows_step(n, vecs, acc, end, at + 12, b + 3 * PANEL);
         }
     }
 }
 
-/* a(i, w) = packed[w][i], a matrix of n columns: P V, the rows being values and i their columns. `line` of each row to
- * come is fetched meanwhile. */
-ALWAYS_INLINE void tile_columns(int n, int vecs, float *c, const float *packed, const float *b, int words,
-                                const ahead *next, int line)
+ALWAYS_INLINE void sums_step(int n, int vecs, vec acc[TILE][2], const float *a, const float *b)
+{
+    vec column[2];
+    for (int v = 0; v < vecs; v++) {
+        column[v] = vec_load(b + v * LANES);
+    }
+    for (int i = 0; i < n; i++) {
+        vec weight = vec_broadcast((const char *)(a + i));
+        for (int v = 0; v < vecs; v++) {
+            acc[i][v] = word_dot(acc[i][v], weight, column[v]);
+        }
+    }
+}
+
+/* What P V adds to n <= TILE rows of o, `vecs` vectors of columns each. Lines [line, end_line) of the rows to come are
+ * fetched meanwhile, of as many rows as there are in `words` words. */
+typedef struct value_product {
+    const float *a, *b; /* [words][PANEL] */
+    int words;
+    ahead next;
+    int line, end_line;
+} value_product;
+
+ALWAYS_INLINE void tile_sums(int n, int vecs, float *o, int64_t o_stride, const value_product *p)
 {
     vec acc[TILE][2];
+    const float *a = p->a, *b = p->b;
     for (int i = 0; i < n; i++) {
         for (int v = 0; v < vecs; v++) {
-            acc[i][v] = vec_load(c + i * PANEL + v * LANES);
+            acc[i][v] = vec_load(o + i * o_stride + v * LANES);
         }
     }
-    for (int done = 0; done < words; done += LINE_WORDS) {
-        int stop = done + LINE_WORDS < words ? done + LINE_WORDS : words;
-        fetch(next, done, stop - done, (int64_t)line * LINE);
-        for (int w = done; w < stop; w++, b += PANEL, packed += n) {
-            vec weight[2];
-            for (int v = 0; v < vecs; v++) {
-                weight[v] = vec_load(b + v * LANES);
-            }
-            for (int i = 0; i < n; i++) {
-                vec a = vec_broadcast((const char *)(packed + i));
-                for (int v = 0; v < vecs; v++) {
-                    acc[i][v] = word_dot(acc[i][v], a, weight[v]);
-                }
-            }
+    for (int done = 0; done < p->words; done += LINE_WORDS) {
+        int left = p->words - done < LINE_WORDS ? p->words - done : LINE_WORDS;
+        for (int line = p->line; line < p->end_line; line++) {
+            fetch(&p->next, done * WORD, left * WORD, (int64_t)line * LINE);
+        }
+        for (; left >= 4; left -= 4, a += 4 * PANEL, b += 4 * PANEL) {
+            sums_step(n, vecs, acc, a, b);
+            sums_step(n, vecs, acc, a + PANEL, b + PANEL);
+            sums_step(n, vecs, acc, a + 2 * PANEL, b + 2 * PANEL);
+            sums_step(n, vecs, acc, a + 3 * PANEL, b + 3 * PANEL);
+        }
+        for (; left > 0; left--, a += PANEL, b += PANEL) {
+            sums_step(n, vecs, acc, a, b);
         }
     }
     for (int i = 0; i < n; i++) {
         for (int v = 0; v < vecs; v++) {
-            vec_store(c + i * PANEL + v * LANES, acc[i][v]);
+            vec_store(o + i * o_stride + v * LANES, acc[i][v]);
         }
     }
 }

@@ -8,8 +8,8 @@
 
 typedef __m256 vec;
 
-/* TILE x 2 accumulators, two query vectors and one broadcast: 15 of 16 registers. */
-enum { LANES = 8, TILE = 6 };
+/* TILE x 2 accumulators, two vectors of the other factor and one broadcast: 15 of 16 registers. */
+enum { LANES = 8, PANEL = 2 * LANES, TILE = 6 };
 #define EACH_TILE(X) X(1) X(2) X(3) X(4) X(5) X(6)
 
 static inline vec vec_load(const float *x)

@@ -8,9 +8,9 @@
 
 typedef __m512 vec;
 
-/* TILE x 2 accumulators, two query vectors and one broadcast: 27 of 32 registers. The general registers are the
- * tighter limit: 12 row pointers, a query pointer, a counter and its end fill them. */
-enum { LANES = 16, TILE = 12 };
+/* TILE x 2 accumulators, two vectors of the other factor and one broadcast: 27 of 32 registers. For Q K^T the general
+ * registers are the tighter limit: 12 row pointers, a query pointer, a counter and its end fill them. */
+enum { LANES = 16, PANEL = 2 * LANES, TILE = 12 };
 #define EACH_TILE(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
 
 static inline vec vec_load(const float *x)

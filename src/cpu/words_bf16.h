@@ -26,17 +26,30 @@ static inline vec store_weights(float *row, const vec weight[WORD])
     return _mm512_add_ps(weight[0], weight[1]);
 }
 
+/* The weight as a word holds it: rounded to bf16. */
+static inline vec word_weight(vec weight)
+{
+    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(weight));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(high, 16));
+}
+
 static const char *stage_query(const fga_attend_op *op, int32_t row, float *staged)
 {
     (void)staged;
     return element(op->q, row * op->q_stride, op->dtype);
 }
 
-static void stage_keys(const fga_attend_op *op, const char *const *source, int count, float *staged, const char **rows)
+static void stage_keys(const fga_attend_op *op, const char *const *source, int count, bool clash, float *staged,
+                       int64_t staged_stride, const char **rows)
 {
-    (void)op;
-    (void)staged;
-    memcpy(rows, source, (size_t)count * sizeof *rows);
+    if (!clash) {
+        memcpy(rows, source, (size_t)count * sizeof *rows);
+        return;
+    }
+    for (int i = 0; i < count; i++, staged += staged_stride) {
+        memcpy(staged, source[i], (size_t)op->head_dim * 2);
+        rows[i] = (const char *)staged;
+    }
 }
 
 /* words[c] = first[c] | second[c] << 16; the missing partner of an odd last key is zero. */
@@ -51,11 +64,43 @@ static void interleave(uint32_t *words, const char *first, const char *second, i
     }
 }
 
-/* Row `word` of value words: the values of two keys. */
-static const float *value_words(const fga_attend_op *op, const char *const *source, int word, int count, float *staged)
+/* Columns [column, column + PANEL) of values, two keys' to a row of the slab. */
+static void stage_values(const fga_attend_op *op, const char *const *source, int count, int column, float *slab)
 {
-    interleave((uint32_t *)staged, source[2 * word], 2 * word + 1 < count ? source[2 * word + 1] : NULL, op->head_dim);
-    return staged;
+    int columns = op->head_dim - column < PANEL ? op->head_dim - column : PANEL;
+    for (int i = 0; i < count; i += 2, slab += PANEL) {
+        const char *second = i + 1 < count ? source[i + 1] + 2 * column : NULL;
+        interleave((uint32_t *)slab, source[i] + 2 * column, second, columns);
+    }
+}
+
+/* A sum of bf16 needs more than eight bits: two bf16, of which the second is the first one's rounding error. */
+static void split_sum(const float *sum, int32_t head_dim, uint16_t *high, uint16_t *low)
+{
+    for (int32_t c = 0; c < head_dim; c += LANES) {
+        int left = head_dim - c;
+        __mmask16 mask = left >= LANES ? 0xffff : 0xff;
+        vec x = _mm512_maskz_loadu_ps(mask, sum + c), rounded = word_weight(x);
+        _mm256_mask_storeu_epi16(high + c, mask, (__m256i)_mm512_cvtneps_pbh(x));
+        _mm256_mask_storeu_epi16(low + c, mask, (__m256i)_mm512_cvtneps_pbh(vec_sub(x, rounded)));
+    }
+}
+
+/* The sum of a group's keys as WORD rows of words whose logits add up to its own. */
+static void stage_sum_k(const fga_attend_op *op, const float *sum, float *staged, int64_t staged_stride,
+                        const char **rows)
+{
+    rows[0] = (const char *)staged;
+    rows[1] = (const char *)(staged + staged_stride);
+    split_sum(sum, op->head_dim, (uint16_t *)staged, (uint16_t *)(staged + staged_stride));
+}
+
+/* Columns of the sum of its values as one row of the slab, to be weighted with the same weight WORD times. */
+static void stage_sum_v(const float *sum, int columns, float *slab)
+{
+    uint16_t half[2][PANEL];
+    split_sum(sum, columns, half[0], half[1]);
+    interleave((uint32_t *)slab, (const char *)half[0], (const char *)half[1], columns);
 }
 
 #endif

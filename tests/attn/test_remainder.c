@@ -222,7 +222,7 @@ static void bad_arguments_are_named(void **state)
     (void)state;
     fga_context *ctx = naive_context(1, NULL);
     static float data[100 * 8], memory[4096];
-    _Alignas(64) static char workspace[1 << 16];
+    _Alignas(64) static char workspace[1 << 20];
     fga_attend_desc d = fga_attend_desc_default();
     d.query_heads = d.kv_heads = 1, d.query_len = d.key_len = 100, d.head_dim = 8, d.block_m = 16, d.tile_n = 4;
     size_t bytes;

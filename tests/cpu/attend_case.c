@@ -105,6 +105,32 @@ static float key_scale(const attend_case *c, int64_t row)
     }
 }
 
+static float *zeros(attend_data *d, int64_t n)
+{
+    float *x = allocate_input(d, (size_t)n * sizeof *x);
+    memset(x, 0, (size_t)n * sizeof *x);
+    return x;
+}
+
+static void make_sums(attend_data *d)
+{
+    int64_t group = d->spec.group, groups = group > 0 ? (d->spec.keys + group - 1) / group : 0;
+    d->sum_k = zeros(d, groups * d->spec.head_dim);
+    d->sum_v = zeros(d, groups * d->spec.head_dim);
+    d->sum_bias = zeros(d, groups);
+    d->count = zeros(d, groups);
+    d->summaries = (fga_summaries){d->sum_k, d->sum_v, d->sum_bias, d->count, groups, d->spec.group};
+}
+
+static void add_to_sums(attend_data *d, int64_t row, int32_t i)
+{
+    if (d->spec.group > 0) {
+        int64_t at = row / d->spec.group * d->spec.head_dim + i;
+        d->sum_k[at] += attend_data_get(d, d->k, row, i);
+        d->sum_v[at] += attend_data_get(d, d->v, row, i);
+    }
+}
+
 void attend_data_make(attend_data *d, const attend_case *c)
 {
     uint64_t state = c->seed * 7919 + 17;
@@ -116,6 +142,7 @@ void attend_data_make(attend_data *d, const attend_case *c)
     d->v = make_tensor(d, c->keys);
     d->bias = allocate_input(d, (size_t)c->keys * sizeof *d->bias);
     d->list = allocate_input(d, (size_t)c->keys * sizeof *d->list);
+    make_sums(d);
     for (int64_t row = 0; row < c->rows; row++) {
         for (int32_t i = 0; i < c->head_dim; i++) {
             attend_data_set(d, d->q, row, i, random_float(&state));
@@ -126,12 +153,23 @@ void attend_data_make(attend_data *d, const attend_case *c)
         if (kept) {
             d->list[d->kept++] = (uint32_t)row;
         }
-        d->bias[row] = kept ? random_float(&state) : NAN;
+        bool drawn = kept || c->group > 0; /* rows in no sum are poison from the start */
+        d->bias[row] = drawn ? random_float(&state) : NAN;
         for (int32_t i = 0; i < c->head_dim; i++) {
             /* Rows that are not kept must never be read. */
-            attend_data_set(d, d->k, row, i, kept ? random_float(&state) * key_scale(c, row) : NAN);
-            attend_data_set(d, d->v, row, i, kept ? random_float(&state) + 0.25f : NAN);
+            attend_data_set(d, d->k, row, i, drawn ? random_float(&state) * key_scale(c, row) : NAN);
+            attend_data_set(d, d->v, row, i, drawn ? random_float(&state) + 0.25f : NAN);
+            add_to_sums(d, row, i);
+            if (!kept) {
+                attend_data_set(d, d->k, row, i, NAN);
+                attend_data_set(d, d->v, row, i, NAN);
+            }
         }
+        if (c->group > 0) {
+            d->sum_bias[row / c->group] += c->bias ? d->bias[row] : 0.0f;
+            d->count[row / c->group] += 1.0f;
+        }
+        d->bias[row] = kept ? d->bias[row] : NAN;
     }
 }
 
@@ -197,6 +235,45 @@ static void decoded_free(decoded *t)
     free(t->v);
 }
 
+/* The first listed key at or after the group's first. */
+static int64_t first_listed(const attend_data *d, int64_t group)
+{
+    int64_t n = 0;
+    while (n < d->kept && d->list[n] < group * d->spec.group) {
+        n++;
+    }
+    return n;
+}
+
+/* Logit of what remains of the group, from those of the listed keys; -inf where nothing does. */
+static double remaining_logit(const attend_data *d, const float *q, int64_t group, const double *logit)
+{
+    double sum = 0, remain = d->count[group];
+    for (int32_t i = 0; i < d->spec.head_dim; i++) {
+        sum += (double)q[i] * d->sum_k[group * d->spec.head_dim + i];
+    }
+    sum = sum * scale_of(d) + d->sum_bias[group];
+    for (int64_t n = first_listed(d, group); n < first_listed(d, group + 1); n++) {
+        sum -= logit[n];
+        remain--;
+    }
+    return remain > 0 ? sum / remain : -INFINITY;
+}
+
+/* Adds to o what remains of the group, with weight w; returns its mass. */
+static double add_remaining(const attend_data *d, const decoded *t, int64_t group, double w, double *o)
+{
+    int64_t first = first_listed(d, group), end = first_listed(d, group + 1);
+    for (int32_t i = 0; i < d->spec.head_dim && w > 0; i++) {
+        double value = d->sum_v[group * d->spec.head_dim + i];
+        for (int64_t n = first; n < end; n++) {
+            value -= t->v[n * d->spec.head_dim + i];
+        }
+        o[i] += w * value;
+    }
+    return w > 0 ? w * ((double)d->count[group] - (double)(end - first)) : 0;
+}
+
 void attend_exactly(const attend_data *d, attend_result *r)
 {
     const attend_case *c = &d->spec;
@@ -212,6 +289,9 @@ void attend_exactly(const attend_data *d, attend_result *r)
             logit[n] = dot * scale_of(d) + (c->bias ? d->bias[d->list[n]] : 0.0f);
             max = fmax(max, logit[n]);
         }
+        for (int64_t g = 0; g < d->summaries.groups; g++) {
+            max = fmax(max, remaining_logit(d, t.q + row * c->head_dim, g, logit));
+        }
         memset(o, 0, (size_t)c->head_dim * sizeof *o);
         for (int64_t n = 0; n < d->kept; n++) {
             double p = exp(logit[n] - max);
@@ -220,10 +300,14 @@ void attend_exactly(const attend_data *d, attend_result *r)
                 o[i] += p * t.v[n * c->head_dim + i];
             }
         }
-        for (int32_t i = 0; i < c->head_dim && d->kept > 0; i++) {
+        for (int64_t g = 0; g < d->summaries.groups; g++) {
+            double m = remaining_logit(d, t.q + row * c->head_dim, g, logit);
+            sum += add_remaining(d, &t, g, m > -INFINITY ? exp(m - max) : 0, o);
+        }
+        for (int32_t i = 0; i < c->head_dim && sum != 0; i++) {
             o[i] /= sum;
         }
-        r->lse[row] = d->kept > 0 ? max + log(sum) : -INFINITY;
+        r->lse[row] = max > -INFINITY || d->kept > 0 ? max + log(sum) : -INFINITY;
     }
     free(logit);
     decoded_free(&t);
@@ -237,11 +321,29 @@ static float rounded(float x, fga_dtype dtype)
     return x;
 }
 
+/* The summaries as attend_naively computes them: w[g], 0 where nothing remains. Raises *max. */
+static void naive_remaining(const attend_data *d, const float *q, const float *logit, float *w, float *max)
+{
+    for (int64_t g = 0; g < d->summaries.groups; g++) {
+        float sum = 0, remain = d->count[g];
+        for (int32_t i = 0; i < d->spec.head_dim; i++) {
+            sum += q[i] * d->sum_k[g * d->spec.head_dim + i];
+        }
+        sum = sum * scale_of(d) + d->sum_bias[g];
+        for (int64_t n = first_listed(d, g); n < first_listed(d, g + 1); n++) {
+            sum -= logit[n];
+            remain--;
+        }
+        w[g] = remain > 0 ? sum / remain : -INFINITY;
+        *max = fmaxf(*max, w[g]);
+    }
+}
+
 void attend_naively(const attend_data *d, attend_result *r)
 {
     const attend_case *c = &d->spec;
     decoded t = decode_all(d);
-    float *p = malloc((size_t)(d->kept + 1) * sizeof *p);
+    float *p = malloc((size_t)(d->kept + 1) * sizeof *p), *w = malloc((size_t)(d->summaries.groups + 1) * sizeof *w);
     for (int32_t row = 0; row < c->rows; row++) {
         float max = -INFINITY, sum = 0;
         for (int64_t n = 0; n < d->kept; n++) {
@@ -252,9 +354,18 @@ void attend_naively(const attend_data *d, attend_result *r)
             p[n] = dot * scale_of(d) + (c->bias ? d->bias[d->list[n]] : 0.0f);
             max = fmaxf(max, p[n]);
         }
+        naive_remaining(d, t.q + row * c->head_dim, p, w, &max);
         for (int64_t n = 0; n < d->kept; n++) {
             p[n] = expf(p[n] - max);
             sum += p[n];
+        }
+        for (int64_t g = 0; g < d->summaries.groups; g++) {
+            int64_t first = first_listed(d, g), end = first_listed(d, g + 1);
+            w[g] = expf(w[g] - max);
+            sum += w[g] * (d->count[g] - (float)(end - first));
+            for (int64_t n = first; n < end; n++) {
+                p[n] -= w[g];
+            }
         }
         for (int64_t n = 0; n < d->kept; n++) {
             p[n] = rounded(p[n] / sum, c->dtype);
@@ -264,11 +375,15 @@ void attend_naively(const attend_data *d, attend_result *r)
             for (int64_t n = 0; n < d->kept; n++) {
                 o += p[n] * t.v[n * c->head_dim + i];
             }
+            for (int64_t g = 0; g < d->summaries.groups; g++) {
+                o += rounded(w[g] / sum, c->dtype) * d->sum_v[g * c->head_dim + i];
+            }
             r->o[(size_t)row * (size_t)c->head_dim + (size_t)i] = rounded(o, c->dtype);
         }
-        r->lse[row] = d->kept > 0 ? max + logf(sum) : -INFINITY;
+        r->lse[row] = sum > 0 ? max + logf(sum) : -INFINITY;
     }
     free(p);
+    free(w);
     decoded_free(&t);
 }
 
@@ -312,6 +427,7 @@ bool attend_by_kernel(const attend_data *d, const fga_ops *ops, attend_result *r
         .v_stride = d->stride,
         .o_stride = d->o_stride,
         .key_count = d->kept,
+        .summaries = c->group > 0 ? &d->summaries : NULL,
         .rows = c->rows,
         .head_dim = c->head_dim,
         .dtype = c->dtype,

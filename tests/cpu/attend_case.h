@@ -20,6 +20,7 @@ typedef struct attend_case {
     int shift; /* elements by which every tensor is off a 64-byte boundary */
     attend_place place;
     uint64_t seed;
+    int32_t group; /* keys per summary of what is not kept; 0: dropped */
 } attend_case;
 
 typedef struct attend_data {
@@ -29,10 +30,12 @@ typedef struct attend_data {
     float *bias;
     uint32_t *list;
     int64_t kept;
+    float *sum_k, *sum_v, *sum_bias, *count; /* of every group of spec.group keys */
+    fga_summaries summaries;
     struct {
         void *base;
         size_t mapped; /* bytes; 0: from the heap */
-    } allocated[8];
+    } allocated[12];
     int allocations;
 } attend_data;
 
@@ -50,7 +53,7 @@ void attend_data_set(const attend_data *d, char *tensor, int64_t row, int32_t i,
 
 attend_result attend_result_make(const attend_data *d);
 void attend_result_free(attend_result *r);
-/* By the definition, in double. */
+/* By the definition, in double; summaries by the definition in ops.h. */
 void attend_exactly(const attend_data *d, attend_result *r);
 /* As a plain program of the tensors' precision would: f32 sums, weights and output rounded to the dtype. */
 void attend_naively(const attend_data *d, attend_result *r);

@@ -1,0 +1,158 @@
+/* strip.h - the kept keys of a block, and the summaries of what is not kept, a strip at a time.
+ *
+ * A strip names its rows of keys by pointers: into the tensor where they can be read in place, into the scratch where
+ * they had to be converted or copied, and into the caller's sums where they stand for keys that are not kept. Listed
+ * keys come first, then the summaries; a group of keys is never cut.
+ */
+#ifndef FGA_CPU_STRIP_H
+#define FGA_CPU_STRIP_H
+
+#include "cpu/element.h"
+#include "cpu/tile.h"
+#include "ops/ops.h"
+
+#include <math.h>
+
+/* A strip's logits, 128 bytes a key and panel, stay in the first-level cache beside the packed queries. Only a group of
+ * more keys makes a longer strip. */
+enum { STRIP = 120, LONGEST_STRIP = 256 + WORD };
+
+/* Where things lie in the caller's scratch; offsets in 32-bit words. */
+typedef struct layout {
+    int64_t row; /* words of a row of keys, values or outputs: head_dim in whole vectors */
+    size_t query, output, max, sum, logits, keys, slab, total;
+} layout;
+
+static layout lay_out(int32_t rows, int32_t head_dim)
+{
+    size_t panels = (size_t)part_count(rows, PANEL);
+    layout at = {.row = part_count(head_dim, LANES) * LANES};
+    size_t row = (size_t)at.row;
+    at.output = at.query + panels * PANEL * row;
+    at.max = at.output + panels * PANEL * row;
+    at.sum = at.max + panels * PANEL;
+    at.logits = at.sum + panels * PANEL;
+    at.keys = at.logits + panels * LONGEST_STRIP * PANEL; /* 16-bit queries and outputs pass through here as f32 */
+    at.slab = at.keys + LONGEST_STRIP * row;
+    at.total = at.slab + LONGEST_STRIP * PANEL;
+    return at;
+}
+
+/* Listed keys [first, first + listed) of the strip and what stands for the rest of their group. */
+typedef struct group {
+    int first, listed;
+    float remaining; /* keys that are not listed; 0: the group has no summary */
+    int64_t index;
+} group;
+
+typedef struct strip {
+    int listed, summaries, groups;
+    int keys;  /* rows of key words: listed + WORD * summaries */
+    int words; /* rows of value words and of weights: listed in WORDs, rounded up, and one per summary */
+    group group[LONGEST_STRIP];
+    float bias[LONGEST_STRIP];                                           /* of every row of keys, in log2 units */
+    const char *key_source[LONGEST_STRIP], *value_source[LONGEST_STRIP]; /* rows in the tensors */
+    const char *key_row[LONGEST_STRIP];                                  /* rows of words */
+} strip;
+
+/* The keys and groups that no strip has had yet. */
+typedef struct cursor {
+    int64_t key, group;
+    int64_t strip, strips; /* without summaries: strips are equally long */
+} cursor;
+
+static cursor cursor_start(const fga_attend_op *op)
+{
+    return (cursor){.strips = (op->key_count + STRIP - 1) / STRIP};
+}
+
+static int group_rows(const group *g)
+{
+    return g->listed + (g->remaining > 0 ? WORD : 0);
+}
+
+/* Takes whole groups as long as they fit. */
+static void take_groups(const fga_attend_op *op, cursor *c, strip *s)
+{
+    const fga_summaries *sums = op->summaries;
+    for (; c->group < sums->groups; c->group++) {
+        group g = {.first = s->listed, .index = c->group};
+        g.listed = (int)fga_group_listed(op, c->group, c->key);
+        g.remaining = fmaxf(sums->count[c->group] - (float)g.listed, 0.0f);
+        if (s->groups > 0 && s->keys + group_rows(&g) > STRIP) {
+            return;
+        }
+        if (group_rows(&g) > 0) {
+            s->group[s->groups++] = g;
+            s->keys += group_rows(&g);
+            s->listed += g.listed;
+            s->summaries += g.remaining > 0;
+            c->key += g.listed;
+        }
+    }
+}
+
+/* The next strip; one of no rows when there are no more. Sources are named for `at_least` rows, to be fetched ahead. */
+static void find_strip(const fga_attend_op *op, cursor *c, strip *s, int at_least)
+{
+    const uint32_t *keys = op->keys + c->key;
+    s->listed = s->summaries = s->groups = s->keys = 0;
+    if (op->summaries != NULL) {
+        take_groups(op, c, s);
+    } else if (c->strip < c->strips) {
+        int64_t end = op->key_count * ++c->strip / c->strips;
+        s->listed = s->keys = (int)(end - c->key);
+        c->key = end;
+    }
+    s->words = part_count(s->listed, WORD) + s->summaries;
+    int last = s->listed - 1;
+    for (int i = 0; last >= 0 && (i <= last || i < at_least); i++) {
+        uint32_t key = keys[i < last ? i : last];
+        s->bias[i] = op->bias != NULL ? op->bias[key] * LOG2_E : 0.0f;
+        s->key_source[i] = element(op->k, key * op->k_stride, op->dtype);
+        s->value_source[i] = element(op->v, key * op->v_stride, op->dtype);
+    }
+}
+
+/* Whether rows this far apart share so few sets of the first-level cache (64 sets of one line) that they would evict
+ * each other: when the step between them, in lines, has a power of two in it that is longer than a row. */
+static bool rows_clash(int64_t stride, int32_t head_dim, fga_dtype dtype)
+{
+    int64_t size = dtype == FGA_F32 ? 4 : 2, step = stride * size / LINE % 64, row = head_dim * size / LINE;
+    return (step == 0 ? 64 : step & -step) > (row > 0 ? row : 1);
+}
+
+/* Names the strip's rows of key words, staging what cannot be read in place. */
+static void stage_strip_keys(const fga_attend_op *op, strip *s, int64_t row, float *staged)
+{
+    bool clash = rows_clash(op->k_stride, op->head_dim, op->dtype);
+    stage_keys(op, s->key_source, s->listed, clash, staged, row, s->key_row);
+    int key = s->listed;
+    for (int i = 0; i < s->groups; i++) {
+        const group *g = &s->group[i];
+        if (g->remaining > 0) {
+            stage_sum_k(op, op->summaries->sum_k + g->index * op->head_dim, staged + key * row, row, s->key_row + key);
+            for (int e = 0; e < WORD; e++) {
+                s->bias[key + e] = e == 0 ? op->summaries->sum_bias[g->index] * LOG2_E : 0.0f;
+            }
+            key += WORD;
+        }
+    }
+}
+
+/* PANEL columns of the strip's values as a slab of words, [words][PANEL]: small enough to stay in the first-level cache
+ * while all queries use it. Read in place, values would come from scattered lines and pages once per tile. */
+static void stage_strip_values(const fga_attend_op *op, const strip *s, int column, float *slab)
+{
+    int columns = op->head_dim - column < PANEL ? op->head_dim - column : PANEL;
+    stage_values(op, s->value_source, s->listed, column, slab);
+    slab += part_count(s->listed, WORD) * PANEL;
+    for (int i = 0; i < s->groups; i++) {
+        if (s->group[i].remaining > 0) {
+            stage_sum_v(op->summaries->sum_v + s->group[i].index * op->head_dim + column, columns, slab);
+            slab += PANEL;
+        }
+    }
+}
+
+#endif
