@@ -95,6 +95,7 @@ int cli_generate(int argc, char **argv);
 int cli_compare(int argc, char **argv);
 int cli_tune(int argc, char **argv);
 int cli_verify(int argc, char **argv);
+int cli_inspect(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 

@@ -72,8 +72,17 @@ int cli_json_finish(cli_json *json, const cJSON *object)
         cli_json_abandon(json);
         return cli_fail(CLI_NO_MEMORY, "no memory for the JSON text");
     }
-    bool written = fprintf(json->file, "%s\n", text) >= 0 && fflush(json->file) == 0;
+    int code = cli_json_finish_text(json, text);
     cJSON_free(text);
+    return code;
+}
+
+int cli_json_finish_text(cli_json *json, const char *text)
+{
+    if (json->file == NULL) {
+        return CLI_DONE;
+    }
+    bool written = fprintf(json->file, "%s\n", text) >= 0 && fflush(json->file) == 0;
     if (json->file == stdout) { /* main reports what goes wrong with standard output */
         *json = (cli_json){0};
         return CLI_DONE;

@@ -16,6 +16,8 @@ typedef struct cli_json {
 int cli_json_begin(cli_json *json, const char *path);
 /* Writes, checks, renames. Does nothing where no JSON was wanted. */
 int cli_json_finish(cli_json *json, const cJSON *object);
+/* The same of any text: for reports that are no JSON but are written like it. */
+int cli_json_finish_text(cli_json *json, const char *text);
 void cli_json_abandon(cli_json *json);
 
 /* A number that JSON has no word for (NaN, infinity) becomes null. */

@@ -14,6 +14,7 @@ static const struct verb {
     {"generate", cli_generate, "a prompt becomes a video; says what sparsity saved and cost"},
     {"tune", cli_tune, "the cheapest densities per layer and head that reach a target, as a profile"},
     {"compare", cli_compare, "how far one video is from another: PSNR, SSIM"},
+    {"inspect", cli_inspect, "what attention looks like, and what every policy makes of it: an HTML report"},
     {"verify", cli_verify, "every stage of a checkpoint against golden tensors"},
     {"doctor", cli_doctor, "what this machine has, and what a job would need"},
     {"bench", cli_bench, "how fast attention is here, against dense attention and the processor's peak"},

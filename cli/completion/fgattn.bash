@@ -4,7 +4,7 @@ _fgattn() {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]:-} words
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W "generate tune compare verify doctor bench help --help --version" -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W "generate tune compare inspect verify doctor bench help --help --version" -- "$word")
         return
     fi
     case $before in
@@ -32,7 +32,7 @@ _fgattn() {
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         return
         ;;
-    --prompt | -p | --negative | --seed | --steps | -n | --guidance | --shift | --density | -d | --recall | --error | --quantile | --hold-out | --measure | --threads | -t | --seq | --heads | --rounds)
+    --prompt | -p | --negative | --seed | --steps | -n | --guidance | --shift | --density | -d | --recall | --error | --quantile | --hold-out | --capture-steps | --capture-layers | --capture-branches | --policies | --blocks | --measure | --threads | -t | --seq | --heads | --rounds)
         return
         ;;
     esac
@@ -49,13 +49,18 @@ _fgattn() {
                    --guidance --shift --sampler --seed --measure --output --dtype --threads --variant --quiet --help"
             ;;
         compare) words="--summary --json --plot --side-by-side --threads --help" ;;
+        inspect)
+            words="--capture --prompt --negative --model --size --frames --steps --seed --guidance --shift --sampler --dtype
+                   --capture-steps --capture-layers --capture-branches --policies --blocks --output --json --threads
+                   --variant --quiet --help"
+            ;;
         verify) words="--golden --model --dtype --threads --variant --help" ;;
         doctor) words="--model --size --frames --help" ;;
         bench)
             words="attend --dtype --seq --heads --head-dim --block --tile --density --pattern --remainder --threads --variant
                    --rounds --sparse-only --processor-time --json --help"
             ;;
-        help) words="generate tune compare verify doctor bench" ;;
+        help) words="generate tune compare inspect verify doctor bench" ;;
         esac
         if [[ $verb == compare && $word != -* ]]; then
             mapfile -t COMPREPLY < <(compgen -f -- "$word")

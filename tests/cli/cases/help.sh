@@ -8,7 +8,7 @@ prints "usage: fgattn"
 run 0 --version
 prints "fgattn 0."
 
-for verb in generate tune compare verify doctor bench; do
+for verb in generate tune compare inspect verify doctor bench; do
     run 0 $verb --help
     prints "usage: fgattn $verb" "examples:" "--help"
     silent stderr
