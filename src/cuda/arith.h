@@ -60,7 +60,7 @@ FGA_ARITH uint32_t fga_key_bits(const uint32_t *words, int64_t first, int shift)
 
 /* The item that thread block `block` of `blocks` takes in its round-th turn: there and back again, so that no thread
  * block gets the costlier item of every round. May be past the last item. */
-FGA_ARITH int64_t fga_turn(int64_t round, int block, int blocks)
+FGA_ARITH int fga_turn(int round, int block, int blocks)
 {
     return round * blocks + (round & 1 ? blocks - 1 - block : block);
 }

@@ -10,13 +10,13 @@
 
 /* ---- families --------------------------------------------------------------------------------------- */
 
-enum family { SM80, FAMILIES };
+enum family { SM80, SM90, FAMILIES };
 
 static const struct {
     const char *name;
     int major, minor;
     bool later_too; /* newer devices run it as well */
-} families[FAMILIES] = {{"sm80", 8, 0, true}};
+} families[FAMILIES] = {{"sm80", 8, 0, true}, {"sm90", 9, 0, false}};
 
 int fga_gpu_variant_count(void)
 {
@@ -70,6 +70,30 @@ static bool choose_sm80(const fga_attend_desc *d, fga_gpu_attend_plan *p, kernel
     return true;
 }
 
+static bool choose_sm90(const fga_attend_desc *d, fga_gpu_attend_plan *p, kernel_names *names)
+{
+    static const int32_t widths[] = {64, 128};
+    p->dim = width_for(d->head_dim, widths, 2);
+    p->rows = d->block_m != 0 ? d->block_m : FGA_SM90_DENSE_ROWS;
+    if (p->dim == 0 || p->rows < 64) {
+        return false;
+    }
+    int32_t keys = FGA_SM90_KEYS(p->rows);
+    p->part_rows = p->rows;
+    p->gather.threads = FGA_SM90_THREADS(p->rows);
+    p->gather.shared_bytes = FGA_SM90_SHARED(p->dim, p->rows, keys, FGA_SM90_STAGES(p->rows));
+    p->rest_slots = FGA_REST_SLOTS(keys);
+    snprintf(names->gather, sizeof names->gather, "fga_sm90_%s_d%d_m%d", fga_dtype_name(d->dtype), p->dim, p->rows);
+    if (d->block_m == 0) {
+        p->dense_keys = FGA_SM90_DENSE_KEYS;
+        p->dense.threads = FGA_SM90_THREADS(FGA_SM90_DENSE_ROWS);
+        p->dense.shared_bytes =
+            FGA_SM90_SHARED(p->dim, FGA_SM90_DENSE_ROWS, FGA_SM90_DENSE_KEYS, FGA_SM90_DENSE_STAGES);
+        snprintf(names->dense, sizeof names->dense, "fga_sm90_%s_d%d_dense", fga_dtype_name(d->dtype), p->dim);
+    }
+    return true;
+}
+
 static fga_status unsupported(fga_context *ctx, const fga_attend_desc *d, const char *why)
 {
     return fga_context_fail(
@@ -92,7 +116,7 @@ static fga_status choose(fga_context *ctx, const fga_attend_desc *d, fga_gpu_att
         }
         known = true;
         *p = (fga_gpu_attend_plan){.variant = families[family].name};
-        if (family_runs(family, &ctx->gpu) && choose_sm80(d, p, names)) {
+        if (family_runs(family, &ctx->gpu) && (family == SM90 ? choose_sm90(d, p, names) : choose_sm80(d, p, names))) {
             return FGA_OK;
         }
     }
@@ -108,7 +132,7 @@ static fga_status find_kernel(fga_context *ctx, int family, const char *name, vo
     CUresult result = CUDA_SUCCESS;
     if (ctx->gpu.modules[family] == NULL) {
         CUmodule module = NULL;
-        result = driver->cuModuleLoadData(&module, fga_cuda_image_sm80);
+        result = driver->cuModuleLoadData(&module, family == SM90 ? fga_cuda_image_sm90 : fga_cuda_image_sm80);
         if (result != CUDA_SUCCESS) {
             return fga_gpu_fail(ctx, "cannot load the kernels", (int)result);
         }
@@ -166,8 +190,12 @@ fga_status fga_gpu_attend_prepare(fga_context *ctx, const fga_attend_desc *d, fg
 {
     kernel_names names = {0};
     FGA_TRY(choose(ctx, d, p, &names));
-    int64_t blocks = (d->query_len + p->rows - 1) / p->rows, items = d->batch * d->query_heads * blocks;
-    int family = SM80;
+    int64_t blocks = (d->query_len + p->rows - 1) / p->rows, items = 0;
+    if (__builtin_mul_overflow(d->batch * d->query_heads, blocks * (p->rows / p->part_rows), &items) ||
+        items > INT32_MAX / 2) {
+        return unsupported(ctx, d, "more queries than one run takes");
+    }
+    int family = strcmp(p->variant, families[SM90].name) == 0 ? SM90 : SM80;
     const fga_driver *driver = fga_driver_load();
     CUresult entered = driver->cuCtxPushCurrent(ctx->gpu.cuda_context);
     if (entered != CUDA_SUCCESS) {
@@ -175,7 +203,7 @@ fga_status fga_gpu_attend_prepare(fga_context *ctx, const fga_attend_desc *d, fg
     }
     CUcontext left;
     fga_status status;
-    FGA_CHECK(find_attend(ctx, family, names.gather, items * (p->rows / p->part_rows), &p->gather));
+    FGA_CHECK(find_attend(ctx, family, names.gather, items, &p->gather));
     if (names.dense[0] != '\0') {
         FGA_CHECK(find_attend(ctx, family, names.dense, items, &p->dense));
     }
@@ -218,9 +246,9 @@ fga_status fga_gpu_attend_launch(fga_context *ctx, const fga_gpu_attend_plan *p,
     if (p->gather.thread_blocks == 0) {
         return FGA_OK;
     }
-    bool whole = op->mask.memory == 0 && op->bias == NULL && op->key_spans == 1 && op->key_begin[0] == 0 &&
-                 op->key_end[0] == op->key_len && op->query_spans == 1 && op->query_begin[0] == 0 &&
-                 op->query_end[0] == op->query_len;
+    bool whole = op->mask.memory == 0 && op->bias == NULL && op->key_len > 0 && op->key_spans == 1 &&
+                 op->key_begin[0] == 0 && op->key_end[0] == op->key_len && op->query_spans == 1 &&
+                 op->query_begin[0] == 0 && op->query_end[0] == op->query_len;
     bool dense = whole && p->dense.function != NULL;
     const fga_gpu_kernel *kernel = dense ? &p->dense : &p->gather;
     char *memory = workspace;

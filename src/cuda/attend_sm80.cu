@@ -346,9 +346,9 @@ template <typename T, int D, int BN> __device__ __forceinline__ void attend_item
 {
     extern __shared__ __align__(16) unsigned char memory[];
     auto &sh = *reinterpret_cast<typename sm80_tile<D, BN>::shared *>(memory);
-    int64_t items = (int64_t)a.batch * a.query_heads * a.blocks * a.parts;
-    for (int64_t round = 0; round * gridDim.x < items; round++) {
-        int64_t n = fga_turn(round, blockIdx.x, gridDim.x);
+    int items = a.batch * a.query_heads * a.blocks * a.parts;
+    for (int round = 0; round * (int)gridDim.x < items; round++) {
+        int n = fga_turn(round, blockIdx.x, gridDim.x);
         if (n < items) {
             attend_item<T, D, BN>(a, item_at(a, n), sh);
         }

@@ -12,3 +12,4 @@
             ".previous\n")
 
 FGA_EMBED(fga_cuda_image_sm80, FGA_CUDA_IMAGE_SM80);
+FGA_EMBED(fga_cuda_image_sm90, FGA_CUDA_IMAGE_SM90);

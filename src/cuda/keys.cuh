@@ -31,14 +31,13 @@ __device__ __forceinline__ bool meets_spans(int count, const int32_t *begin, con
 
 /* The n-th item in the order of work: heads one after the other, so that one head's K and V stay in the cache; within a
  * head the blocks with most keys first. */
-__device__ __forceinline__ item item_at(const fga_gpu_attend &a, int64_t n)
+__device__ __forceinline__ item item_at(const fga_gpu_attend &a, int n)
 {
     item t;
-    int64_t block = n / a.parts, head = block / a.blocks;
-    int part = (int)(n - block * a.parts);
-    t.u = (int)(block - head * a.blocks);
-    t.b = (int)(head / a.query_heads);
-    t.h = (int)(head - (int64_t)t.b * a.query_heads);
+    int block = n / a.parts, part = n - block * a.parts, head = block / a.blocks;
+    t.u = block - head * a.blocks;
+    t.b = head / a.query_heads;
+    t.h = head - t.b * a.query_heads;
     t.kv_head = t.h / (a.query_heads / a.kv_heads);
     t.mask_row = -1;
     if (a.mask.memory != 0) {
@@ -203,7 +202,7 @@ __device__ __forceinline__ tile_info cut_tile(const fga_gpu_attend &a, const ite
     scan(a, t, x.count, s, ring, BN - info.rests);
     int keys = min(s.written - s.taken, BN - info.rests);
     info.entries = info.rests + keys;
-    info.biased = x.bias != nullptr || x.count != nullptr || info.entries < BN;
+    info.biased = x.bias != nullptr || x.count != nullptr || info.entries < BN || a.scale_log2 < 0;
     for (int i = lane; i < BN; i += 32) {
         uint32_t e = FGA_ENTRY_NONE;
         float b = minus_infinity();

@@ -138,6 +138,7 @@ __device__ __forceinline__ void sum_tile(const rest_tables &r, const rest_task &
 {
     int lane = threadIdx.x & 31, way = lane >> 3;
     float sum[8] = {};
+#pragma unroll 1
     for (int begin = 0; begin < BN; begin += 32) {
         uint32_t e = begin + lane < BN ? entry[begin + lane] : FGA_ENTRY_NONE;
         bool is_key = (e & FGA_ENTRY_KIND) < FGA_ENTRY_MEAN, is_live = (e & FGA_ENTRY_KIND) == FGA_ENTRY_KEY;

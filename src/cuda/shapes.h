@@ -18,4 +18,24 @@
     (4 * FGA_SM80_KEYS(dim) * (2 * (dim) + 16) + 4 * FGA_RING_KEYS + (2 * 4 + 2 * 4 + 4 * 4) * FGA_SM80_KEYS(dim) + \
      2 * 4 * (dim) + 64)
 
+/* sm_90: one warpgroup per 64 queries and one that gathers.
+ *
+ * A gathered key costs 512 bytes from the cache at 128 channels, for 4*M*128 operations: the intensity is M operations
+ * per byte. Two stages of 128 keys keep 128 KB on their way or in use, which is what one processor's share of the
+ * cache's bandwidth times its latency asks for several times over.
+ *   M = 128: 128 keys, so that scores (64), weights (32) and output (64 registers a thread) leave room in 200.
+ *   M = 192: three consuming warpgroups have 144 registers a thread: 64 keys (32 + 16 + 64), and four stages.
+ *   M = 64:  two thread blocks share a processor, 80 keys, two stages.
+ *   dense:   128 queries, whole tiles by the copy engine: 176 keys, so that the softmax's fixed costs come less often.
+ */
+#define FGA_SM90_KEYS(rows) ((rows) == 192 ? 64 : (rows) == 128 ? 128 : 80)
+#define FGA_SM90_STAGES(rows) ((rows) == 192 ? 4 : 2)
+#define FGA_SM90_DENSE_ROWS 128
+#define FGA_SM90_DENSE_KEYS 176
+#define FGA_SM90_DENSE_STAGES 2
+#define FGA_SM90_THREADS(rows) ((rows)*2 + 128)
+#define FGA_SM90_SHARED(dim, rows, keys, stages) \
+    (1024 + 2 * (dim) * ((rows) + 2 * (stages) * (keys)) + 4 * FGA_RING_KEYS + 4 * (keys) * (3 + (stages) + 1 + 4) + \
+     2 * 4 * (dim) + 768)
+
 #endif
