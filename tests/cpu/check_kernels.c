@@ -479,12 +479,15 @@ int main(int argc, char **argv)
     }
     int failed = 0;
     for (int i = 0; i < TIERS; i++) {
-        tiers[i].overlay(&ops);
-        if (argc > 1 && strcmp(argv[1], tiers[i].name) != 0) {
+        bool wanted = argc < 2 || strcmp(argv[1], tiers[i].name) == 0;
+        if (!runs(&tiers[i])) {
+            if (wanted) {
+                print_message("tier %s: skipped, this machine lacks its instructions\n", tiers[i].name);
+            }
             continue;
         }
-        if (!runs(&tiers[i])) {
-            print_message("tier %s: skipped, this machine lacks its instructions\n", tiers[i].name);
+        tiers[i].overlay(&ops); /* itself compiled for the tier's instructions */
+        if (!wanted) {
             continue;
         }
         print_message("tier %s%s\n", tiers[i].name, emulated ? ": emulated" : "");
