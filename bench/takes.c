@@ -299,22 +299,30 @@ static double middle(const knob *k, double low, double high)
     return k->low > 0 ? sqrt(low * high) : (low + high) / 2; /* positive knobs span decades */
 }
 
+/* A density's realised cost is nearly itself and a constant more: one or two looks suffice. */
+static double guess(const knob *k, double low, double high, double density)
+{
+    bool direct = strcmp(k->name, "density") == 0 && density > low && density < high;
+    return direct ? density : middle(k, low, high);
+}
+
 fga_status knob_calibrate(takes *t, const fga_policy *policy, double cost, double *value, double *realised)
 {
     knob k = knob_of(t, policy);
     if (k.name == NULL) {
         return fga_context_fail(t->ctx, FGA_ERR_ARGUMENT, "policy %s has no number that sets its cost", policy->name);
     }
-    double low = k.low, high = k.high, best = INFINITY;
+    double low = k.low, high = k.high, best = INFINITY, next = cost;
     for (int i = 0; i < 14 && (!k.whole || low <= high); i++) {
         fga_policy p = *policy;
         takes_figures f;
-        double x = middle(&k, low, high);
+        double x = guess(&k, low, high, i < 4 ? next : 0);
         knob_set(t, &p, x);
         fga_status status = takes_run(t, &p, 0, &f, NULL);
         if (status != FGA_OK) {
             return status;
         }
+        next = x + cost - f.cost;
         if (fabs(log(f.cost / cost)) < best) {
             best = fabs(log(f.cost / cost));
             *value = x;
