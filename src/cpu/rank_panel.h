@@ -15,7 +15,7 @@
 #include <float.h>
 #include <math.h>
 
-enum { RANK_KEYS = 128, RANK_MAX_KEYS = 256, RANK_ROWS = 2 * PANEL };
+enum { RANK_KEYS = 128, RANK_MAX_KEYS = 256, RANK_ROWS = 4 * PANEL };
 
 /* Where things lie in the caller's scratch; offsets in 32-bit words. */
 typedef struct rank_layout {
