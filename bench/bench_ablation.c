@@ -34,7 +34,7 @@ static const struct variant {
 
     {"ladder", "128x128 tiles, mass, drop (dfs)", "dfs", 0},
     {"ladder", "128x1, mass, drop", "dfs,tile_n=1,sub_k=1", 0},
-    {"ladder", "128x1, mass, whole-tile summaries off, remainder on", "dfs,tile_n=1,sub_k=1,rest=remainder", 0},
+    {"ladder", "128x1, mass, remainder", "dfs,tile_n=1,sub_k=1,rest=remainder", 0},
     {"ladder", "128x1, deviation, remainder (fgdfs)", "fgdfs", 0},
     {"ladder", "64x1, deviation, remainder", "fgdfs,block_m=64", 0},
 
@@ -208,8 +208,8 @@ static int take_generations(fga_context *ctx, const options *o, takes *t, char *
         r.seed = (uint64_t)count;
         code = take_prompt(model, &r, t, ctx);
     }
-    snprintf(what, bytes, "%d prompts, %dx%d, %d frames, %d of %d steps", count, r.width, r.height, r.frames, o->takes,
-             r.steps);
+    snprintf(what, bytes, "%d prompt%s, %dx%d, %d frames, %d of %d steps", count, count == 1 ? "" : "s", r.width,
+             r.height, r.frames, o->takes, r.steps);
     fclose(list);
     fgv_model_close(&model);
     return code;

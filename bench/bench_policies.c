@@ -349,7 +349,7 @@ static int take_calibration(bench *b, const fga_policy *timetable)
     }
     b->takes.ctx = b->ctx;
     b->takes.steps = steps;
-    b->takes.branches = 1;
+    b->takes.branches = 2;
     r.prompt = b->o.calibration;
     r.seed = 1000;
     r.measure_fraction = 0;
@@ -561,7 +561,7 @@ int main(int argc, char **argv)
                             .count = 1 << 20,
                             .dense = {1, 5},
                             .refresh = 4,
-                            .calibration_steps = 4,
+                            .calibration_steps = 2,
                             .measure = 0.02,
                             .costs = {0.5, 0.3, 0.2, 0.1},
                             .cost_count = 4}};
