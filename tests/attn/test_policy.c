@@ -311,25 +311,51 @@ static void timetables_equal_the_naive_one(void **state)
     }
 }
 
-/* ceil(12*n/50), ceil(24*n/50), ceil(36*n/50), by hand. */
-static void dfs_at_the_usual_step_counts(void **state)
+/* Steps at which each preset refreshes, by hand: ceil(a*n/b) of its phases. */
+static void presets_at_the_usual_step_counts(void **state)
 {
     (void)state;
     static const struct {
-        int steps, refresh[3];
-    } rows[] = {{4, {1, 2, 3}}, {20, {5, 10, 15}}, {30, {8, 15, 22}}, {50, {12, 24, 36}}};
-    fga_policy dfs = parse("dfs");
+        const char *preset;
+        int steps, refresh[7]; /* -1 ends */
+        bool every;            /* every step from the first on */
+    } rows[] = {
+        {"dfs", 4, {1, 2, 3, -1}, false},
+        {"dfs", 20, {5, 10, 15, -1}, false},
+        {"dfs", 30, {8, 15, 22, -1}, false},
+        {"dfs", 50, {12, 24, 36, -1}, false},
+        {"fgdfs", 20, {5, 10, 15, -1}, false},
+        {"svg", 30, {8, 15, 22, -1}, false},
+        {"fg-cached", 4, {0, 1, 2, 3, -1}, false}, /* .15 and .80 begin at 1 and 4; .30 and .45 both at 2 */
+        {"fg-cached", 20, {0, 3, 6, 9, 12, 16, -1}, false},
+        {"fg-cached", 30, {0, 5, 9, 14, 18, 24, -1}, false},
+        {"fg-cached", 50, {0, 8, 15, 23, 30, 40, -1}, false},
+        {"fg-cdf", 30, {0, -1}, true},
+        {"subblock", 4, {1, -1}, true},
+        {"subblock", 20, {4, -1}, true},
+        {"sol", 30, {6, -1}, true},
+        {"sol", 50, {10, -1}, true},
+        {"sta", 50, {0, -1}, false},
+        {"radial", 4, {0, -1}, false},
+    };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        int phase = -1;
+        fga_policy policy = parse(rows[i].preset);
+        int next = 0;
         for (int step = 0; step < rows[i].steps; step++) {
-            double density = 0;
-            bool starts = phase < 2 && step == rows[i].refresh[phase + 1];
-            phase += starts;
-            fga_step_kind wanted = phase < 0 ? FGA_STEP_DENSE : starts ? FGA_STEP_REFRESH : FGA_STEP_REUSE;
-            assert_int_equal(fga_policy_step(&dfs, step, rows[i].steps, 0, &density), wanted);
-            assert_true(phase < 0 || density == dfs.phase[phase].density);
+            bool here = rows[i].refresh[next] == step;
+            next += here;
+            fga_step_kind wanted = next == 0               ? FGA_STEP_DENSE
+                                   : here || rows[i].every ? FGA_STEP_REFRESH
+                                                           : FGA_STEP_REUSE;
+            double density = -1;
+            assert_int_equal(fga_policy_step(&policy, step, rows[i].steps, policy.dense_layers, &density), wanted);
+            assert_int_equal(fga_policy_step(&policy, step, rows[i].steps, 0, NULL),
+                             policy.dense_layers > 0 ? FGA_STEP_DENSE : wanted);
+            if (next > 0 && policy.phases == 3) {
+                assert_true(density == policy.phase[next - 1].density);
+            }
         }
-        assert_int_equal(phase, 2);
+        assert_int_equal(rows[i].refresh[next], -1);
     }
 }
 
@@ -344,7 +370,7 @@ int main(void)
         cmocka_unit_test(settings_are_applied_together_or_not_at_all),
         cmocka_unit_test(any_text_is_survived),
         cmocka_unit_test(timetables_equal_the_naive_one),
-        cmocka_unit_test(dfs_at_the_usual_step_counts),
+        cmocka_unit_test(presets_at_the_usual_step_counts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,6 +16,9 @@ flags() { pkg-config --define-variable=prefix="$work/prefix" --cflags --libs "$1
 "$cc" -Wall -Werror "$source/examples/attend.c" $(flags fgattn) -lm -o "$work/attend"
 "$work/attend" | grep -q '^kernel .* density 0\.[0-9]*, output error 0\.[0-9]*$'
 # shellcheck disable=SC2046
+"$cc" -Wall -Werror "$source/examples/policy.c" $(flags fgattn) -lm -o "$work/policy"
+"$work/policy" | grep -q '^every fifth tile'
+# shellcheck disable=SC2046
 "$cc" -Wall -Werror "$source/examples/generate.c" $(flags fgvideo) -o "$work/generate"
 if "$work/generate" "$work" prompt "$work/never.mp4" 2>"$work/error"; then
     echo "generate accepted a directory that is no checkpoint" >&2
