@@ -1,5 +1,6 @@
 /* The parts of the program that need no terminal: numbers for people, near misses, options, the progress line. */
 #include "../../cli/cli.h"
+#include "../../cli/peak.h"
 #include "../../cli/progress.h"
 
 #include <math.h>
@@ -177,6 +178,25 @@ static void test_progress(void **state)
     }
 }
 
+static void test_peak(void **state)
+{
+    (void)state;
+    assert_true(cli_peak_counted(0) == 0);
+    assert_true(cli_peak_counted(0.49) == 0.5);
+    assert_true(cli_peak_counted(0.98) == 1);
+    assert_true(cli_peak_counted(1.02) == 1);
+    assert_true(cli_peak_counted(1.4) == 2); /* with another program on the core */
+    assert_true(cli_peak_counted(2.01) == 2);
+    assert_true(cli_peak_counted(2.5) == 0); /* no processor does that: a timing went wrong */
+    assert_true(cli_peak_measure("c", cli_thread_seconds).flops == 0);
+    for (int i = 1; i < fga_variant_count(); i++) {
+        if (fga_variant_runs_here(i)) {
+            cli_peak peak = cli_peak_measure(fga_variant_name(i), cli_thread_seconds);
+            assert_true(peak.flops > 1e8 && peak.hertz > 1e7 && peak.per_cycle > 0);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -188,6 +208,7 @@ int main(void)
         cmocka_unit_test(test_defaults_stay),
         cmocka_unit_test(test_wrong_options),
         cmocka_unit_test(test_progress),
+        cmocka_unit_test(test_peak),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
