@@ -20,14 +20,16 @@ static int columns_of_terminal(void)
     return 80;
 }
 
-/* What is known of the attention so far: " density 0.31 recall 0.95", or "". */
+/* What is known of the attention so far: "  density 0.31  recall 0.95", "  cost 0.33" where summaries are part of it,
+ * or "". */
 static void attention_so_far(const fga_session_report *r, char *text, size_t bytes)
 {
     text[0] = '\0';
     if (r == NULL || !(r->pairs_total > 0)) {
         return;
     }
-    int length = snprintf(text, bytes, "  density %.2f", r->pairs_kept / r->pairs_total);
+    int length = snprintf(text, bytes, r->sparse_summaries > 0 ? "  cost %.2f" : "  density %.2f",
+                          (r->pairs_kept + r->sparse_summaries) / r->pairs_total);
     if (r->measured_calls > 0 && isfinite(r->recall_mean)) {
         snprintf(text + length, bytes - (size_t)length, "  recall %.2f", r->recall_mean);
     }

@@ -51,6 +51,10 @@ static void print_attention(const cli_report *report, FILE *file)
         "attention  %s: density %.3f over all calls (%.0f %% of the query-key pairs computed), %.3f in sparse calls\n",
         report->run.preset, ratio(r->pairs_kept, r->pairs_total), 100 * ratio(r->pairs_kept, r->pairs_total),
         ratio(r->sparse_kept, r->sparse_total));
+    if (r->sparse_summaries > 0) {
+        fprintf(file, "cost       %.3f in sparse calls, with the summaries of what is not kept\n",
+                ratio(r->sparse_kept + r->sparse_summaries, r->sparse_total));
+    }
     if (r->measured_calls > 0) {
         fprintf(file,
                 "recall     %.3f mean, %.3f worst head: the share of the attention weight that was kept, measured on "

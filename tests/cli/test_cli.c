@@ -164,6 +164,9 @@ static void test_progress(void **state)
     int length = cli_progress_format(&p, "", 80, text, sizeof text);
     assert_int_equal(length, strlen(text));
     assert_string_equal(text, "denoising [####............] 5/20  30 s left  density 0.39  recall 0.95");
+    report.sparse_summaries = 3;
+    cli_progress_format(&p, "", 80, text, sizeof text);
+    assert_string_equal(text, "denoising [####............] 5/20  30 s left  cost 0.42  recall 0.95");
     p.attention = NULL;
     p.done = 20;
     cli_progress_format(&p, "dense twin: ", 80, text, sizeof text);
