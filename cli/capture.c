@@ -46,7 +46,7 @@ static bool read_list(const char *text, cli_chosen *chosen)
         if (*text == '-' && (text++, !read_number(&text, chosen->count, &last) || last < first)) {
             return false;
         }
-        memset(chosen->chosen + first, 1, (size_t)(last - first + 1));
+        memset(chosen->chosen + first, 1, (size_t)last + 1 - (size_t)first);
     } while (*text++ == ',');
     return text[-1] == '\0';
 }

@@ -119,13 +119,14 @@ static void look(cli_page *page, const study *s, const pick *p)
                          row * f.step + s->height * f.token + 15, first + t == 0 ? "frame " : "", first + t);
         }
     }
-    int t = (int)(s->middle / s->width / s->height), y = (int)(s->middle / s->width % s->height);
+    int t = (int)(s->middle / s->width / s->height), row_of_t = t / f.per_row,
+        y = (int)(s->middle / s->width % s->height);
     double side = f.token > 7 ? f.token : 7;
     cli_page_add(page,
                  "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"none\" stroke=\"#ff3b30\" "
                  "stroke-width=\"2.5\"/>\n</svg>\n",
                  t % f.per_row * f.width + ((double)(s->middle % s->width) + 0.5) * f.token - side / 2,
-                 t / f.per_row * f.step + (y + 0.5) * f.token - side / 2, side, side);
+                 row_of_t * f.step + (y + 0.5) * f.token - side / 2, side, side);
 }
 
 static void one_map(cli_page *page, const study *s, const pick *p, int order)
@@ -243,7 +244,7 @@ void cli_inspect_run_lengths(cli_page *page, const study *s)
 static void heat_map(cli_page *page, const study *s, const char *title, const char *text, const double *values)
 {
     const char **rows = calloc((size_t)s->count, sizeof *rows), **columns = calloc((size_t)s->heads, sizeof *columns);
-    char(*names)[24] = calloc((size_t)(s->count + s->heads), sizeof *names);
+    char(*names)[24] = calloc((size_t)s->count + (size_t)s->heads, sizeof *names);
     if (rows == NULL || columns == NULL || names == NULL) {
         page->failed = true;
     } else {

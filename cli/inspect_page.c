@@ -347,7 +347,7 @@ static void cost_cell(cli_page *page, double value, bool error)
 static void equal_cost_table(cli_page *page, const study *s)
 {
     static const double costs[] = {0.1, 0.2, 0.3};
-    int order[STUDY_LINES];
+    int order[STUDY_LINES] = {0};
     for (int i = 0; i < s->line_count; i++) { /* by error at the middle cost, unknown ones last */
         int at = i;
         double error = cli_study_at_cost(s, i, costs[1], true);

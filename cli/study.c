@@ -269,7 +269,7 @@ fga_status cli_study_add(study *s, const fgv_capture *capture)
     study_result *r = NULL;
     fga_status status = take_shape(s, capture);
     status = status == FGA_OK ? begin_result(s, capture, &r) : status;
-    if (status != FGA_OK) {
+    if (status != FGA_OK || r == NULL) {
         return status;
     }
     fga_inspect_desc d = fga_inspect_desc_default();
