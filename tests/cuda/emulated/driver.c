@@ -1,0 +1,247 @@
+/* driver.c - in place of src/cuda/driver.c and of bench/gpu/gpu.c: a driver and a device of compute capability 9.0 with
+ * three multiprocessors, in the processor's memory. */
+#include "cuda/device.h"
+#include "gpu.h"
+#include "kernels.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const unsigned char fga_cuda_image_sm80[1], fga_cuda_image_sm90[1];
+
+static CUresult device_name(char *name, int bytes, CUdevice device)
+{
+    (void)device;
+    snprintf(name, (size_t)bytes, "emulated device");
+    return CUDA_SUCCESS;
+}
+
+static CUresult attribute(int *value, CUdevice_attribute which, CUdevice device)
+{
+    (void)device;
+    *value = which == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR   ? 9
+             : which == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? 0
+             : which == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT     ? 3
+                                                                     : 232448;
+    return CUDA_SUCCESS;
+}
+
+static CUresult current(CUcontext *context)
+{
+    static int some;
+    *context = (CUcontext)(void *)&some;
+    return CUDA_SUCCESS;
+}
+
+static CUresult current_device(CUdevice *device)
+{
+    *device = 0;
+    return CUDA_SUCCESS;
+}
+
+static CUresult push(CUcontext context)
+{
+    (void)context;
+    return CUDA_SUCCESS;
+}
+
+static CUresult load_module(CUmodule *module, const void *image)
+{
+    *module = (CUmodule)(uintptr_t)image;
+    return CUDA_SUCCESS;
+}
+
+static CUresult unload_module(CUmodule module)
+{
+    (void)module;
+    return CUDA_SUCCESS;
+}
+
+/* A kernel is its name. */
+static CUresult get_function(CUfunction *function, CUmodule module, const char *name)
+{
+    static char names[32][48];
+    (void)module;
+    for (int i = 0; i < 32; i++) {
+        if (names[i][0] == '\0') {
+            snprintf(names[i], sizeof names[i], "%s", name);
+        }
+        if (strcmp(names[i], name) == 0) {
+            *function = (CUfunction)(void *)names[i];
+            return CUDA_SUCCESS;
+        }
+    }
+    return CUDA_ERROR_NOT_FOUND;
+}
+
+static CUresult set_attribute(CUfunction function, CUfunction_attribute which, int value)
+{
+    (void)function;
+    (void)which;
+    return value <= 232448 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+static CUresult occupancy(int *blocks, CUfunction function, int threads, size_t shared)
+{
+    (void)function;
+    (void)threads;
+    (void)shared;
+    *blocks = 1;
+    return CUDA_SUCCESS;
+}
+
+static CUresult launch(CUfunction function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned ty,
+                       unsigned tz, unsigned shared, CUstream stream, void **arguments, void **extra)
+{
+    (void)shared;
+    (void)stream;
+    (void)extra;
+    if (y * z * ty * tz != 1) {
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    emulated_launch((const char *)(void *)function, (int)x, (int)threads, arguments);
+    return CUDA_SUCCESS;
+}
+
+static CUresult allocate(CUdeviceptr *memory, size_t bytes)
+{
+    *memory = (CUdeviceptr)(uintptr_t)aligned_alloc(256, (bytes + 255) / 256 * 256 + 256);
+    return *memory != 0 ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+static CUresult release(CUdeviceptr memory)
+{
+    free((void *)(uintptr_t)memory);
+    return CUDA_SUCCESS;
+}
+
+static CUresult put(CUdeviceptr to, const void *from, size_t bytes)
+{
+    memcpy((void *)(uintptr_t)to, from, bytes);
+    return CUDA_SUCCESS;
+}
+
+static CUresult encode(CUtensorMap *map, CUtensorMapDataType type, cuuint32_t rank, void *data,
+                       const cuuint64_t *extent, const cuuint64_t *stride, const cuuint32_t *box,
+                       const cuuint32_t *step, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+                       CUtensorMapL2promotion promotion, CUtensorMapFloatOOBfill fill)
+{
+    (void)type;
+    (void)step;
+    (void)interleave;
+    (void)promotion;
+    (void)fill;
+    if (rank != 4 || box[0] != 64 || box[1] > 256 || swizzle != CU_TENSOR_MAP_SWIZZLE_128B) {
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    int64_t extents[4], strides[4] = {2};
+    for (int i = 0; i < 4; i++) {
+        extents[i] = (int64_t)extent[i];
+        strides[i] = i > 0 ? (int64_t)stride[i - 1] : 2;
+        if (extent[i] == 0 || strides[i] % 16 != (i > 0 ? 0 : 2)) {
+            return CUDA_ERROR_INVALID_VALUE;
+        }
+    }
+    emulated_map(map, data, extents, strides, (int)box[1]);
+    return CUDA_SUCCESS;
+}
+
+static CUresult error_name(CUresult result, const char **name)
+{
+    (void)result;
+    *name = "emulated error";
+    return CUDA_SUCCESS;
+}
+
+static CUresult init(unsigned flags)
+{
+    (void)flags;
+    return CUDA_SUCCESS;
+}
+
+const fga_driver *fga_driver_load(void)
+{
+    static const fga_driver driver = {
+        .cuInit = init,
+        .cuGetErrorName = error_name,
+        .cuDeviceGetName = device_name,
+        .cuDeviceGetAttribute = attribute,
+        .cuCtxGetCurrent = current,
+        .cuCtxGetDevice = current_device,
+        .cuCtxPushCurrent = push,
+        .cuCtxPopCurrent = current,
+        .cuModuleLoadData = load_module,
+        .cuModuleUnload = unload_module,
+        .cuModuleGetFunction = get_function,
+        .cuFuncSetAttribute = set_attribute,
+        .cuOccupancyMaxActiveBlocksPerMultiprocessor = occupancy,
+        .cuLaunchKernel = launch,
+        .cuMemAlloc = allocate,
+        .cuMemFree = release,
+        .cuMemcpyHtoD = put,
+        .cuTensorMapEncodeTiled = encode,
+    };
+    return &driver;
+}
+
+const char *fga_driver_error(CUresult result)
+{
+    (void)result;
+    return "emulated error";
+}
+
+/* ---- gpu.h
+ * ----------------------------------------------------------------------------------------------------------- */
+
+void gpu_open(void)
+{
+}
+
+const char *gpu_name(void)
+{
+    return "emulated device";
+}
+
+CUstream gpu_stream(void)
+{
+    return NULL;
+}
+
+void *gpu_alloc(size_t bytes)
+{
+    CUdeviceptr memory = 0;
+    if (allocate(&memory, bytes) != CUDA_SUCCESS) {
+        exit(1);
+    }
+    return (void *)(uintptr_t)memory;
+}
+
+void gpu_free(void *memory)
+{
+    free(memory);
+}
+
+void gpu_put(void *device, const void *host, size_t bytes)
+{
+    memcpy(device, host, bytes);
+}
+
+void gpu_get(void *host, const void *device, size_t bytes)
+{
+    memcpy(host, device, bytes);
+}
+
+void gpu_fill(void *device, unsigned char byte, size_t bytes)
+{
+    memset(device, byte, bytes);
+}
+
+void gpu_finish(void)
+{
+}
+
+void gpu_run_as_graph(void (*body)(void *arg), void *arg)
+{
+    body(arg);
+}

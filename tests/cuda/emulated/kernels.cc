@@ -1,0 +1,69 @@
+/* kernels.cc - the kernels' own sources on the emulated machine, and a launch by name. */
+#include "kernels.h"
+
+#include "cuda/attend_sm80.cu"
+#include "cuda/attend_sm90.cu"
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace
+{
+
+struct call {
+    const char *name;
+    void **arguments;
+};
+
+#define KERNEL(kernel) \
+    if (std::strcmp(c.name, #kernel) == 0) { \
+        return kernel(*(const fga_gpu_attend *)c.arguments[0]); \
+    }
+#define DENSE(kernel) \
+    if (std::strcmp(c.name, #kernel) == 0) { \
+        return kernel(*(const fga_gpu_attend *)c.arguments[0], *(const CUtensorMap *)c.arguments[1], \
+                      *(const CUtensorMap *)c.arguments[2]); \
+    }
+#define KERNELS(type) \
+    KERNEL(fga_group_means_##type) \
+    KERNEL(fga_sm80_##type##_d64) \
+    KERNEL(fga_sm80_##type##_d96) \
+    KERNEL(fga_sm80_##type##_d128) \
+    KERNEL(fga_sm80_##type##_d256) \
+    KERNEL(fga_sm90_##type##_d64_m64) \
+    KERNEL(fga_sm90_##type##_d64_m128) \
+    KERNEL(fga_sm90_##type##_d64_m192) \
+    KERNEL(fga_sm90_##type##_d128_m64) \
+    KERNEL(fga_sm90_##type##_d128_m128) \
+    KERNEL(fga_sm90_##type##_d128_m192) \
+    DENSE(fga_sm90_##type##_d64_dense) \
+    DENSE(fga_sm90_##type##_d128_dense)
+
+void enter(void *arg)
+{
+    const call &c = *(const call *)arg;
+    KERNELS(bf16)
+    KERNELS(f16)
+    std::fprintf(stderr, "there is no kernel %s\n", c.name);
+    std::abort();
+}
+
+} // namespace
+
+void emulated_launch(const char *kernel, int blocks, int threads, void **arguments)
+{
+    static unsigned seed = 1;
+    call c = {kernel, arguments};
+    emulated::run(blocks, threads, seed++, enter, &c);
+}
+
+void emulated_map(void *map, const void *data, const int64_t *extent, const int64_t *stride, int tokens)
+{
+    CUtensorMap m = {(const unsigned char *)data, {}, {}, tokens};
+    for (int i = 0; i < 4; i++) {
+        m.extent[i] = extent[i];
+        m.stride[i] = stride[i];
+    }
+    static_assert(sizeof m <= 128, "as large as the driver's");
+    std::memcpy(map, &m, sizeof m);
+}

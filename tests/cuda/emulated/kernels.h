@@ -1,0 +1,17 @@
+#ifndef FGA_EMULATED_KERNELS_H
+#define FGA_EMULATED_KERNELS_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+void emulated_launch(const char *kernel, int blocks, int threads, void **arguments);
+/* Writes what the emulated copy engine reads, 128 bytes at most; strides in bytes, of channels too. */
+void emulated_map(void *map, const void *data, const int64_t *extent, const int64_t *stride, int tokens);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
