@@ -51,7 +51,7 @@ def markdown(head, rows):
 
 def _ticks(low, high, log):
     if log:
-        marks = [m * 10.0**e for e in range(-6, 7) for m in (1, 2, 5)]
+        marks = [m * 10.0**e for e in range(-6, 7) for m in (1, 2, 3, 5, 7)]
         return [m for m in marks if low * 0.999 <= m <= high * 1.001]
     step = 10.0 ** math.floor(math.log10(max(high - low, 1e-9)))
     step = step / 5 if (high - low) / step < 2 else step / 2 if (high - low) / step < 5 else step
