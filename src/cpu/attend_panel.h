@@ -52,6 +52,12 @@ static float *panel_logits(const block *b, int panel)
     return b->scratch + b->at.logits + (size_t)panel * LONGEST_STRIP * PANEL;
 }
 
+/* The output's sums: [slab of PANEL columns][query][PANEL]. */
+static float *panel_output(const block *b, int panel)
+{
+    return b->scratch + b->at.output + (size_t)(panel * PANEL * b->at.row);
+}
+
 /* ---- queries in ------------------------------------------------------------------------------------------------- */
 
 static void pack_queries(const block *b, int panel)
@@ -119,15 +125,20 @@ ALWAYS_INLINE void logit_tiles(int vecs, const fga_attend_op *op, const strip *s
 /* One vector of a panel's queries. */
 typedef struct query_vec {
     float *logits, *max, *sum; /* of its first query; logits [key][PANEL] */
-    float *output;             /* [query][row] */
-    int64_t row;
+    float *output;             /* [slab][PANEL queries][PANEL] */
+    int slabs;
 } query_vec;
 
 static query_vec query_vec_of(const block *b, int panel, int v)
 {
-    int64_t first = panel * PANEL + v * LANES;
-    return (query_vec){panel_logits(b, panel) + v * LANES, b->scratch + b->at.max + first,
-                       b->scratch + b->at.sum + first, b->scratch + b->at.output + first * b->at.row, b->at.row};
+    int first = panel * PANEL + v * LANES;
+    return (query_vec){
+        .logits = panel_logits(b, panel) + v * LANES,
+        .max = b->scratch + b->at.max + first,
+        .sum = b->scratch + b->at.sum + first,
+        .output = panel_output(b, panel) + v * LANES * PANEL,
+        .slabs = part_count(b->op->head_dim, PANEL),
+    };
 }
 
 /* Makes the sums over groups into the logits of what remains of them: without the listed keys' logits, and divided by
@@ -163,11 +174,11 @@ static vec raise_max(const query_vec *l, vec strip_max)
         float factor[LANES];
         vec raised = vec_max(strip_max, m), scale = vec_exp2(vec_sub(m, raised));
         vec_store(factor, scale);
-        for (int i = 0; i < LANES; i++) {
-            float *o = l->output + i * l->row;
-            for (int64_t d = 0; d < l->row; d += LANES) {
-                vec_store(o + d, vec_mul(vec_load(o + d), vec_set(factor[i])));
-            }
+        for (int i = 0; i < l->slabs * LANES; i++) {
+            float *o = l->output + (i / LANES * PANEL + i % LANES) * PANEL;
+            vec f = vec_set(factor[i % LANES]);
+            vec_store(o, vec_mul(vec_load(o), f));
+            vec_store(o + LANES, vec_mul(vec_load(o + LANES), f));
         }
         vec_store(l->sum, vec_mul(vec_load(l->sum), scale));
         vec_store(l->max, raised);
@@ -251,18 +262,15 @@ static void weigh(const query_vec *l, const strip *s, vec max)
 
 /* ---- values ----------------------------------------------------------------------------------------------------- */
 
-ALWAYS_INLINE void sum_tiles(int vecs, split queries, float *output, int64_t row, value_product *p, int tile, int tiles,
-                             int lines)
+ALWAYS_INLINE void sum_tiles(int vecs, int queries, float *output, const float *weights, const float *slab, int words)
 {
-    const float *weights = p->a;
-    for (int t = 0; t < queries.parts; t++) {
-        int first = split_begin(queries, t), n = split_begin(queries, t + 1) - first;
-        p->a = weights + first;
-        p->line = lines * (tile + t) / tiles, p->end_line = lines * (tile + t + 1) / tiles;
+    split tiles = split_evenly(queries, TILE);
+    for (int t = 0; t < tiles.parts; t++) {
+        int first = split_begin(tiles, t), n = split_begin(tiles, t + 1) - first;
         switch (n) {
 #define CASE(N) \
     case N: \
-        tile_sums(N, vecs, output + first * row, row, p); \
+        tile_sums(N, vecs, output + first * PANEL, weights + first, slab, words); \
         break;
             EACH_TILE(CASE)
 #undef CASE
@@ -270,23 +278,20 @@ ALWAYS_INLINE void sum_tiles(int vecs, split queries, float *output, int64_t row
     }
 }
 
-/* O += P V of all panels, PANEL columns at a time. The tiles of the first panel bring in the next strip's keys. */
-static void add_values(const block *b, const strip *s, const ahead *next)
+/* O += P V of all panels, PANEL columns at a time. */
+static void add_values(const block *b, const strip *s)
 {
-    int head_dim = b->op->head_dim, slabs = part_count(head_dim, PANEL);
+    int head_dim = b->op->head_dim;
     float *slab = b->scratch + b->at.slab;
-    for (int i = 0; i < slabs; i++) {
-        int column = i * PANEL;
+    for (int column = 0; column < head_dim; column += PANEL) {
         stage_strip_values(b->op, s, column, slab);
         for (int panel = 0; panel < b->panels; panel++) {
-            float *output = b->scratch + b->at.output + (size_t)(panel * PANEL * b->at.row + column);
-            split queries = split_evenly(panel_rows(b, panel), TILE);
-            value_product p = {.a = panel_logits(b, panel), .b = slab, .words = s->words, .next = *next};
-            int lines = panel == 0 ? (int)((next->bytes + LINE - 1) / LINE) : 0, tiles = slabs * queries.parts;
+            float *output = panel_output(b, panel) + column * PANEL;
+            const float *weights = panel_logits(b, panel);
             if (head_dim - column > LANES) {
-                sum_tiles(2, queries, output, b->at.row, &p, i * queries.parts, tiles, lines);
+                sum_tiles(2, panel_rows(b, panel), output, weights, slab, s->words);
             } else {
-                sum_tiles(1, queries, output, b->at.row, &p, i * queries.parts, tiles, lines);
+                sum_tiles(1, panel_rows(b, panel), output, weights, slab, s->words);
             }
         }
     }
@@ -296,7 +301,7 @@ static void add_values(const block *b, const strip *s, const ahead *next)
 
 ALWAYS_INLINE void weigh_panel(int vecs, const block *b, int panel, const strip *s, const ahead *next)
 {
-    static const ahead nothing = {NULL, 0};
+    static const ahead nothing = {{NULL, NULL}, 0, 0};
     const float *query = b->scratch + b->at.query + (size_t)(panel * PANEL * b->at.row);
     float *logits = panel_logits(b, panel);
     vec max[2] = {vec_set(-INFINITY), vec_set(-INFINITY)}, ignored[2] = {max[0], max[1]};
@@ -310,21 +315,32 @@ ALWAYS_INLINE void weigh_panel(int vecs, const block *b, int panel, const strip 
     }
 }
 
-/* The first panel's products bring in the next strip: its values beside Q K^T, its keys beside P V. */
-static void attend_strip(const block *b, strip *s, const strip *next)
+/* What Q K^T of one panel brings in of the next strip: the first panel its values, the second its keys. */
+static ahead look_ahead(const block *b, int panel, const strip *next)
 {
     const fga_attend_op *op = b->op;
-    int64_t row_bytes = next->listed > 0 ? (int64_t)op->head_dim * (op->dtype == FGA_F32 ? 4 : 2) : 0;
-    stage_strip_keys(op, s, b->at.row, b->scratch + b->at.keys);
+    ahead a = {.bytes = (int64_t)op->head_dim * (op->dtype == FGA_F32 ? 4 : 2)};
+    if (next->listed > 0 && panel == 0) {
+        a.rows[a.lists++] = next->value_source;
+    }
+    if (next->listed > 0 && panel == (b->panels > 1 ? 1 : 0)) {
+        a.rows[a.lists++] = next->key_source;
+    }
+    return a;
+}
+
+static void attend_strip(const block *b, strip *s, const strip *next)
+{
+    stage_strip_keys(b->op, s, b->at.row, b->scratch + b->at.keys);
     for (int panel = 0; panel < b->panels; panel++) {
-        ahead next_values = {next->value_source, panel == 0 ? row_bytes : 0};
+        ahead a = look_ahead(b, panel, next);
         if (panel_vecs(b, panel) == 2) {
-            weigh_panel(2, b, panel, s, &next_values);
+            weigh_panel(2, b, panel, s, &a);
         } else {
-            weigh_panel(1, b, panel, s, &next_values);
+            weigh_panel(1, b, panel, s, &a);
         }
     }
-    add_values(b, s, &(ahead){next->key_source, row_bytes});
+    add_values(b, s);
 }
 
 /* ---- outputs ---------------------------------------------------------------------------------------------------- */
@@ -333,12 +349,12 @@ static void unpack_outputs(const block *b)
 {
     const fga_attend_op *op = b->op;
     for (int32_t i = 0; i < op->rows; i++) {
-        const float *from = b->scratch + b->at.output + i * b->at.row;
+        const float *from = panel_output(b, i / PANEL) + i % PANEL * PANEL;
         float *staged = b->scratch + b->at.keys;
         char *out = element(op->o, i * op->o_stride, op->dtype);
         vec inverse = vec_set(1.0f / b->scratch[b->at.sum + (size_t)i]);
         for (int d = 0; d < op->head_dim; d += LANES) {
-            vec_store(staged + d, vec_mul(vec_load(from + d), inverse));
+            vec_store(staged + d, vec_mul(vec_load(from + d / PANEL * PANEL * PANEL + d % PANEL), inverse));
         }
         switch (op->dtype) {
         case FGA_F32:

@@ -624,7 +624,7 @@ static void rank(const fga_rank_op *op)
         stage_chunk(&r, c);
         for (int panel = 0; panel < r.panels; panel++) {
             bool fetches = panel == 0 && !last;
-            ahead next = {coming->source, fetches ? (int64_t)op->head_dim * (op->dtype == FGA_F32 ? 4 : 2) : 0};
+            ahead next = {{coming->source}, fetches ? 1 : 0, (int64_t)op->head_dim * (op->dtype == FGA_F32 ? 4 : 2)};
             first_pass(&r, c, panel, &next);
         }
         if (r.one && !r.keeps) {

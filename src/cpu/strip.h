@@ -19,14 +19,14 @@ enum { STRIP = 120, LONGEST_STRIP = 256 + WORD };
 
 /* Where things lie in the caller's scratch; offsets in 32-bit words. */
 typedef struct layout {
-    int64_t row; /* words of a row of keys, values or outputs: head_dim in whole vectors */
+    int64_t row; /* words of a row of keys or outputs: head_dim in whole panels */
     size_t query, output, max, sum, logits, keys, slab, total;
 } layout;
 
 static layout lay_out(int32_t rows, int32_t head_dim)
 {
     size_t panels = (size_t)part_count(rows, PANEL);
-    layout at = {.row = part_count(head_dim, LANES) * LANES};
+    layout at = {.row = part_count(head_dim, PANEL) * PANEL};
     size_t row = (size_t)at.row;
     at.output = at.query + panels * PANEL * row;
     at.max = at.output + panels * PANEL * row;
@@ -114,18 +114,17 @@ static void find_strip(const fga_attend_op *op, cursor *c, strip *s, int at_leas
     }
 }
 
-/* Whether rows this far apart share so few sets of the first-level cache (64 sets of one line) that they would evict
- * each other: when the step between them, in lines, has a power of two in it that is longer than a row. */
-static bool rows_clash(int64_t stride, int32_t head_dim, fga_dtype dtype)
+/* Whether all rows of a tile lie on the same sets of the first-level cache (8 ways of 4 KB) and are too many for them:
+ * each line would be evicted before its words are used up. */
+static bool rows_clash(int64_t stride, fga_dtype dtype)
 {
-    int64_t size = dtype == FGA_F32 ? 4 : 2, step = stride * size / LINE % 64, row = head_dim * size / LINE;
-    return (step == 0 ? 64 : step & -step) > (row > 0 ? row : 1);
+    return TILE > 8 && stride * (dtype == FGA_F32 ? 4 : 2) % 4096 == 0;
 }
 
 /* Names the strip's rows of key words, staging what cannot be read in place. */
 static void stage_strip_keys(const fga_attend_op *op, strip *s, int64_t row, float *staged)
 {
-    bool clash = rows_clash(op->k_stride, op->head_dim, op->dtype);
+    bool clash = rows_clash(op->k_stride, op->dtype);
     stage_keys(op, s->key_source, s->listed, clash, staged, row, s->key_row);
     int key = s->listed;
     for (int i = 0; i < s->groups; i++) {

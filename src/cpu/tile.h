@@ -40,19 +40,21 @@ ALWAYS_INLINE int part_count(int total, int most)
     return (total + most - 1) / most;
 }
 
-/* Rows that the strip after this one will read, fetched into the second-level cache a line at a time. */
+/* Rows that the strip after this one will read, up to two lists of them: fetched into the second-level cache a line at
+ * a time. */
 typedef struct ahead {
-    const char *const *rows;
-    int64_t bytes; /* of one row; 0 fetches nothing */
+    const char *const *rows[2];
+    int lists;
+    int64_t bytes; /* of one row */
 } ahead;
 
 enum { LINE = 64, LINE_WORDS = LINE / 4 };
 
 ALWAYS_INLINE void fetch(const ahead *next, int first, int n, int64_t offset)
 {
-    if (offset < next->bytes) {
+    for (int list = 0; list < next->lists && offset < next->bytes; list++) {
         for (int i = 0; i < n; i++) {
-            __builtin_prefetch(next->rows[first + i] + offset, 0, 2);
+            __builtin_prefetch(next->rows[list][first + i] + offset, 0, 2);
         }
     }
 }
@@ -108,42 +110,28 @@ ALWAYS_INLINE void sums_step(int n, int vecs, vec acc[TILE][2], const float *a, 
     }
 }
 
-/* What P V adds to n <= TILE rows of o, `vecs` vectors of columns each. Lines [line, end_line) of the rows to come are
- * fetched meanwhile, of as many rows as there are in `words` words. */
-typedef struct value_product {
-    const float *a, *b; /* [words][PANEL] */
-    int words;
-    ahead next;
-    int line, end_line;
-} value_product;
-
-ALWAYS_INLINE void tile_sums(int n, int vecs, float *o, int64_t o_stride, const value_product *p)
+/* What P V adds to n <= TILE rows of o, [row][PANEL] words, `vecs` vectors of columns each. a and b are [words][PANEL].
+ */
+ALWAYS_INLINE void tile_sums(int n, int vecs, float *o, const float *a, const float *b, int words)
 {
     vec acc[TILE][2];
-    const float *a = p->a, *b = p->b;
     for (int i = 0; i < n; i++) {
         for (int v = 0; v < vecs; v++) {
-            acc[i][v] = vec_load(o + i * o_stride + v * LANES);
+            acc[i][v] = vec_load(o + i * PANEL + v * LANES);
         }
     }
-    for (int done = 0; done < p->words; done += LINE_WORDS) {
-        int left = p->words - done < LINE_WORDS ? p->words - done : LINE_WORDS;
-        for (int line = p->line; line < p->end_line; line++) {
-            fetch(&p->next, done * WORD, left * WORD, (int64_t)line * LINE);
-        }
-        for (; left >= 4; left -= 4, a += 4 * PANEL, b += 4 * PANEL) {
-            sums_step(n, vecs, acc, a, b);
-            sums_step(n, vecs, acc, a + PANEL, b + PANEL);
-            sums_step(n, vecs, acc, a + 2 * PANEL, b + 2 * PANEL);
-            sums_step(n, vecs, acc, a + 3 * PANEL, b + 3 * PANEL);
-        }
-        for (; left > 0; left--, a += PANEL, b += PANEL) {
-            sums_step(n, vecs, acc, a, b);
-        }
+    for (; words >= 4; words -= 4, a += 4 * PANEL, b += 4 * PANEL) {
+        sums_step(n, vecs, acc, a, b);
+        sums_step(n, vecs, acc, a + PANEL, b + PANEL);
+        sums_step(n, vecs, acc, a + 2 * PANEL, b + 2 * PANEL);
+        sums_step(n, vecs, acc, a + 3 * PANEL, b + 3 * PANEL);
+    }
+    for (; words > 0; words--, a += PANEL, b += PANEL) {
+        sums_step(n, vecs, acc, a, b);
     }
     for (int i = 0; i < n; i++) {
         for (int v = 0; v < vecs; v++) {
-            vec_store(o + i * o_stride + v * LANES, acc[i][v]);
+            vec_store(o + i * PANEL + v * LANES, acc[i][v]);
         }
     }
 }
