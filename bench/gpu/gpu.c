@@ -93,6 +93,7 @@ void gpu_free(void *memory)
 void gpu_put(void *device, const void *host, size_t bytes)
 {
     CALL("cuMemcpyHtoD_v2", (CUdeviceptr, const void *, size_t), ((CUdeviceptr)(uintptr_t)device, host, bytes));
+    CALL("cuCtxSynchronize", (void), ()); /* the copy may return while its last bytes are still on their way */
 }
 
 void gpu_get(void *host, const void *device, size_t bytes)

@@ -104,6 +104,9 @@ fga_status fga_gpu_mask_upload(fga_context *ctx, const fga_gpu_mask_source *sour
     for (int i = 0; i < MASK_ARRAYS && result == CUDA_SUCCESS; i++) {
         result = arrays[i].bytes > 0 ? driver->cuMemcpyHtoD(memory + at[i], arrays[i].from, arrays[i].bytes) : result;
     }
+    if (result == CUDA_SUCCESS) { /* a copy may return while its last bytes are still on their way */
+        result = driver->cuStreamSynchronize(NULL);
+    }
     if (result != CUDA_SUCCESS) {
         driver->cuMemFree(memory);
         return fga_gpu_fail(ctx, "cannot copy a mask", (int)result);

@@ -24,6 +24,7 @@
     FGA_DRIVER(cuMemAlloc, "cuMemAlloc_v2") \
     FGA_DRIVER(cuMemFree, "cuMemFree_v2") \
     FGA_DRIVER(cuMemcpyHtoD, "cuMemcpyHtoD_v2") \
+    FGA_DRIVER(cuStreamSynchronize, "cuStreamSynchronize") \
     FGA_DRIVER(cuTensorMapEncodeTiled, "cuTensorMapEncodeTiled")
 
 #undef cuCtxPushCurrent
@@ -52,6 +53,7 @@ typedef struct fga_driver {
     CUresult (*cuMemAlloc)(CUdeviceptr *, size_t);
     CUresult (*cuMemFree)(CUdeviceptr);
     CUresult (*cuMemcpyHtoD)(CUdeviceptr, const void *, size_t);
+    CUresult (*cuStreamSynchronize)(CUstream);
     CUresult (*cuTensorMapEncodeTiled)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
                                        const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
                                        CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,

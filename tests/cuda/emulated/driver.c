@@ -122,6 +122,12 @@ static CUresult put(CUdeviceptr to, const void *from, size_t bytes)
     return CUDA_SUCCESS;
 }
 
+static CUresult synchronize(CUstream stream)
+{
+    (void)stream;
+    return CUDA_SUCCESS;
+}
+
 static CUresult encode(CUtensorMap *map, CUtensorMapDataType type, cuuint32_t rank, void *data,
                        const cuuint64_t *extent, const cuuint64_t *stride, const cuuint32_t *box,
                        const cuuint32_t *step, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
@@ -180,6 +186,7 @@ const fga_driver *fga_driver_load(void)
         .cuMemAlloc = allocate,
         .cuMemFree = release,
         .cuMemcpyHtoD = put,
+        .cuStreamSynchronize = synchronize,
         .cuTensorMapEncodeTiled = encode,
     };
     return &driver;
