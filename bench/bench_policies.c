@@ -2,13 +2,15 @@
  *
  *   bench_policies --csv FILE [--model DIR] [--prompts FILE] [--first N] [--count N] [--size WxH] [--frames N]
  *                  [--steps N] [--costs 0.3,0.2] [--presets sol,fgdfs] [--contender NAME=POLICY]... [--dense A/B]
- *                  [--refresh N] [--calibration TEXT] [--calibration-steps N] [--measure F]
+ *                  [--refresh N] [--calibration TEXT] [--calibration-steps N] [--calibration-every N]
+ *                  [--measure F]
  *
  * For every prompt (one a line; its line number is the seed) the dense video, the same in the other arithmetic (the
  * noise floor), and one video per contender and cost. All share one timetable: dense below A/B of the run (1/5), new
  * masks every N steps from there (4), no dense layers; a preset's own is not used. The number that sets a preset's cost
  * (density, tau, threshold, window, width) is calibrated: bisection to the realised cost on the queries, keys and
- * values of one further prompt; the cost that the videos realise is in the table too.
+ * values of one further prompt (at --calibration-steps of its steps, in every --calibration-every-th layer); the cost
+ * that the videos realise is in the table too.
  *
  * Rows are appended to FILE as they are ready and those that are there are skipped, so that a long run may be cut into
  * pieces; FILE.knobs keeps the calibration. bench/report_policies.py makes tables and plots of them.
@@ -29,7 +31,7 @@ typedef struct contender {
 
 typedef struct options {
     const char *model, *prompts, *csv, *presets, *calibration;
-    int first, count, width, height, frames, steps, dense[2], refresh, calibration_steps;
+    int first, count, width, height, frames, steps, dense[2], refresh, calibration_steps, calibration_every;
     double measure, costs[MAX_COSTS];
     int cost_count;
     contender extra[MAX_CONTENDERS];
@@ -109,6 +111,7 @@ static bool parse_one(const char *name, const char *value, options *o)
                  {"--steps", NULL, &o->steps, NULL},
                  {"--refresh", NULL, &o->refresh, NULL},
                  {"--calibration-steps", NULL, &o->calibration_steps, NULL},
+                 {"--calibration-every", NULL, &o->calibration_every, NULL},
                  {"--measure", NULL, NULL, &o->measure}};
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         char *end = "";
@@ -350,6 +353,7 @@ static int take_calibration(bench *b, const fga_policy *timetable)
     b->takes.ctx = b->ctx;
     b->takes.steps = steps;
     b->takes.branches = 2;
+    b->takes.every = b->o.calibration_every;
     r.prompt = b->o.calibration;
     r.seed = 1000;
     r.measure_fraction = 0;

@@ -75,7 +75,9 @@ static bool add(takes *t, const fgv_capture *c)
 bool takes_keep(void *user, const fgv_capture *inputs)
 {
     takes *t = user;
-    return !t->steps[inputs->step] || inputs->branch >= t->branches || add(t, inputs);
+    bool wanted = t->steps[inputs->step] && inputs->branch < t->branches;
+    wanted = wanted && (t->every < 2 || inputs->layer % t->every == 0);
+    return !wanted || add(t, inputs);
 }
 
 fga_status takes_read(takes *t, const char *path)

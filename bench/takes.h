@@ -20,6 +20,7 @@ typedef struct takes {
     /* Which calls are kept: */
     const bool *steps; /* [steps] */
     int branches;      /* those below this number */
+    int every;         /* every so many layers; 0 = all */
     bool failed;       /* memory ran out */
     char *ordered;     /* one take in a policy's order, and the output */
     int32_t *order;
