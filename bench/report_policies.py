@@ -79,7 +79,8 @@ def paired(table, other, cost, key):
 
 
 def ratio_of_means(pairs):
-    return sum(a for a, _ in pairs) / sum(b for _, b in pairs)
+    theirs = sum(b for _, b in pairs)
+    return sum(a for a, _ in pairs) / theirs if theirs > 0 else math.inf  # a mask that keeps everything has no error
 
 
 def difference(pairs):
