@@ -37,14 +37,18 @@ static void run_item(void *arg, int64_t item, int worker)
     p->body(p->arg, p->first + item, worker);
 }
 
+fga_status fga_inspect_go_on(const fga_inspect *in)
+{
+    bool go_on = in->desc.keep_going == NULL || in->desc.keep_going(in->desc.user);
+    return go_on ? FGA_OK : fga_context_fail(in->ctx, FGA_ERR_INTERRUPTED, "stopped while inspecting");
+}
+
 fga_status fga_inspect_for(const fga_inspect *in, int64_t items, void (*body)(void *arg, int64_t item, int worker),
                            void *arg)
 {
     int64_t size = 4 * (int64_t)fga_context_threads(in->ctx);
     for (int64_t first = 0; first < items; first += size) {
-        if (in->desc.keep_going != NULL && !in->desc.keep_going(in->desc.user)) {
-            return fga_context_fail(in->ctx, FGA_ERR_INTERRUPTED, "stopped while inspecting");
-        }
+        FGA_TRY(fga_inspect_go_on(in));
         portion p = {body, arg, first};
         fga_parallel_for(in->ctx, fga_min(size, items - first), run_item, &p);
     }

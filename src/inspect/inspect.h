@@ -48,6 +48,8 @@ fga_attend_args fga_inspect_attend_args(const fga_inspect *in);
 fga_status fga_inspect_attend(fga_inspect *in, const fga_mask *mask, const fga_remainder *remainder, float *o,
                               float *lse);
 
+/* Asks keep_going. */
+fga_status fga_inspect_go_on(const fga_inspect *in);
 /* fga_parallel_for in portions, asking keep_going between them. */
 fga_status fga_inspect_for(const fga_inspect *in, int64_t items, void (*body)(void *arg, int64_t item, int worker),
                            void *arg);

@@ -24,22 +24,16 @@ static double density_of(const fga_policy *p)
     return p->phases > 0 ? p->phase[p->phases - 1].density : 1.0;
 }
 
-/* Whether b selects otherwise from the scores that a selects from. */
+/* Whether b selects from the scores that a selects from: only how much is kept differs. */
 static bool share_scores(const fga_policy *a, const fga_policy *b)
 {
-    fga_policy x = *a, y = *b;
-    x.phases = y.phases;
-    memcpy(x.phase, y.phase, sizeof x.phase);
-    x.tau = y.tau;
-    x.threshold = y.threshold;
-    x.neighbours = y.neighbours;
-    memcpy(x.name, y.name, sizeof x.name);
-    return x.order == y.order && x.block_m == y.block_m && x.tile_n == y.tile_n && x.sub_q == y.sub_q &&
-           x.sub_k == y.sub_k && x.score == y.score && x.select == y.select && x.custom == y.custom &&
-           x.custom_user == y.custom_user && x.custom_keep == y.custom_keep && x.group == y.group &&
-           x.gate_q == y.gate_q && x.gate_k == y.gate_k && x.full_covariance == y.full_covariance &&
-           x.zero_pad == y.zero_pad && x.select != FGA_SELECT_CUSTOM && x.select != FGA_SELECT_WINDOW &&
-           x.select != FGA_SELECT_RADIAL && x.select != FGA_SELECT_FRAMES;
+    bool from_scores = a->select != FGA_SELECT_CUSTOM && a->select != FGA_SELECT_WINDOW &&
+                       a->select != FGA_SELECT_RADIAL && a->select != FGA_SELECT_FRAMES;
+    return from_scores && a->select == b->select && a->order == b->order && a->block_m == b->block_m &&
+           a->tile_n == b->tile_n && a->sub_q == b->sub_q && a->sub_k == b->sub_k && a->score == b->score &&
+           a->custom == b->custom && a->custom_user == b->custom_user && a->group == b->group &&
+           a->gate_q == b->gate_q && a->gate_k == b->gate_k && a->full_covariance == b->full_covariance &&
+           a->zero_pad == b->zero_pad;
 }
 
 static fga_predict_desc predict_desc(const fga_inspect *in)
@@ -163,7 +157,7 @@ fga_status fga_inspect_policies(fga_inspect *in, const fga_policy *policies, int
         }
         FGA_CHECK(refresh(&r, p, again));
         FGA_CHECK(judge(&r, p, &points[i]));
-        FGA_CHECK(fga_inspect_for(in, 0, NULL, NULL));
+        FGA_CHECK(fga_inspect_go_on(in));
     }
 cleanup:
     end_refreshing(&r);

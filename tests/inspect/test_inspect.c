@@ -610,6 +610,14 @@ static void test_what_is_refused(void **state)
     }
     assert_int_equal(status, FGA_ERR_INTERRUPTED);
     assert_int_equal(asked, 3);
+    asked = 1;
+    fga_policy policies[4];
+    fga_inspect_point points[4] = {0};
+    for (int i = 0; i < 4; i++) {
+        policies[i] = parse(e, "dfs,density=0.5");
+    }
+    assert_int_equal(fga_inspect_policies(inspect, policies, 4, points), FGA_ERR_INTERRUPTED);
+    assert_int_equal(asked, 3); /* once per policy */
     fga_inspect_destroy(&inspect);
     fga_inspect_destroy(NULL);
     stop(e);
