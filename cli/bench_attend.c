@@ -439,9 +439,11 @@ int cli_bench_attend_run(const cli_attend_bench *want, cli_attend_figures *figur
 {
     attend_bench b = {.want = want, .timed = {true, want->remainder > 0, !want->sparse_only}};
     record *r = calloc(1, sizeof *r);
+    if (r == NULL) {
+        return cli_fail(CLI_NO_MEMORY, "no memory for the record of timings");
+    }
     b.clock = want->processor_time ? cli_thread_seconds : cli_wall_seconds;
-    int code = r != NULL ? cli_open_context(want->threads, want->variant, &b.ctx)
-                         : cli_fail(CLI_NO_MEMORY, "no memory for the record of timings");
+    int code = cli_open_context(want->threads, want->variant, &b.ctx);
     code = code == CLI_DONE ? make_plans(&b) : code;
     code = code == CLI_DONE ? make_data(&b) : code;
     code = code == CLI_DONE ? draw_mask(&b) : code;

@@ -23,7 +23,9 @@ double cli_thread_seconds(void)
 
 double cli_peak_counted(double per_cycle)
 {
-    for (double counted = 0.5; counted <= 2; counted *= 2) {
+    static const double rates[] = {0.5, 1, 2};
+    for (size_t i = 0; i < sizeof rates / sizeof rates[0]; i++) {
+        double counted = rates[i];
         if (per_cycle > 0 && per_cycle <= 1.03 * counted) { /* two timings: a few percent over are noise */
             return counted;
         }

@@ -4,6 +4,7 @@
 #include "attn/remainder.h"
 #include "base/context.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -75,6 +76,7 @@ fga_status fga_attend_plan_init(fga_context *ctx, const fga_attend_desc *desc, f
     if (ctx->options.device == FGA_DEVICE_CUDA) {
         FGA_TRY(fga_gpu_attend_prepare(ctx, d, &plan->gpu));
         plan->rows = plan->gpu.rows;
+        assert(plan->rows > 0);
         plan->blocks = fga_ceil_div(d->query_len, plan->rows);
         plan->workspace_bytes = plan->gpu.workspace_bytes;
         return FGA_OK;
@@ -85,6 +87,7 @@ fga_status fga_attend_plan_init(fga_context *ctx, const fga_attend_desc *desc, f
                                 fga_dtype_name(d->dtype));
     }
     plan->rows = d->block_m != 0 ? d->block_m : plan->ops.block_rows[d->dtype];
+    assert(plan->rows > 0);
     if (plan->rows > plan->ops.max_rows) {
         return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "block_m is %d, but variant %s takes at most %d", plan->rows,
                                 plan->ops.name, plan->ops.max_rows);

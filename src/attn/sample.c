@@ -3,6 +3,7 @@
 
 #include "base/half.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -384,6 +385,7 @@ void fga_meter_summarise(const fga_meter *meter, const fga_head_quality *heads, 
     run r = start(meter, NULL, workspace);
     int64_t count = all_heads(meter);
     double error = 0, norm = 0;
+    assert(r.part.block != NULL); /* the caller's workspace */
     *quality = (fga_quality){.recall_worst = INFINITY, .queries = meter->samples};
     for (int64_t head = 0; head < count; head++) {
         double recall = heads[head].recall;

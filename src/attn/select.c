@@ -4,6 +4,7 @@
 
 #include "attn/select_rank.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -195,6 +196,7 @@ static void keep_topp(const fga_selector *s, const fga_head_setting *setting, co
         set_spans(bits, free);
         return;
     }
+    assert(items != NULL); /* planned for this selection */
     for (int i = 0; i < free->count; i++) {
         for (int64_t v = free->begin[i]; v < free->end[i]; v++) {
             if (scores[v] == INFINITY) {

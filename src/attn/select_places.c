@@ -30,9 +30,9 @@ static bool worker_bytes(int64_t cells, int64_t tiles, size_t *bytes)
 
 bool fga_places_bytes(fga_context *ctx, const fga_predict_desc *desc, size_t *bytes)
 {
-    size_t worker = 0;
+    size_t worker = 0, list = 0;
     int64_t cells = desc->key.video_valid;
-    return fga_size_add(bytes, cells, sizeof(int32_t)) && fga_size_add(bytes, cells, sizeof(int32_t)) &&
+    return fga_size_add(&list, cells, sizeof(int32_t)) && fga_size_add(bytes, 2, list) &&
            worker_bytes(cells, fga_predict_tiles(desc), &worker) &&
            fga_size_add(bytes, fga_context_threads(ctx), worker);
 }

@@ -132,6 +132,7 @@ static fga_status fill_kit(const fga_session *s, fga_session_kit *kit, parts *mo
 static fga_status find_kit(fga_session *s, const fga_policy *policy, parts *most, fga_session_kit **found)
 {
     for (int64_t i = 0; i < s->kit_count; i++) {
+        // NOLINTNEXTLINE(bugprone-suspicious-memory-comparison): see above
         if (memcmp(&s->kits[i]->policy, policy, sizeof *policy) == 0) {
             *found = s->kits[i];
             return FGA_OK;

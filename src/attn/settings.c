@@ -79,8 +79,7 @@ static fga_status take_dense(const fga_settings *s, const char *settings, char *
     bool more = true;
     left[0] = 0;
     while (more) {
-        fga_slice setting = rest, after = rest;
-        setting = fga_slice_cut(&after, ',');
+        fga_slice after = rest, setting = fga_slice_cut(&after, ',');
         more = setting.length < rest.length;
         rest = after;
         fga_slice text = setting, name = fga_slice_cut(&text, '=');
