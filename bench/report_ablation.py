@@ -63,12 +63,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--docs", type=pathlib.Path, default=pathlib.Path("docs"))
     parser.add_argument("--videos", type=pathlib.Path)
+    parser.add_argument("--note", default="", help="a paragraph for the head of the page")
     parser.add_argument("table", type=pathlib.Path)
     arguments = parser.parse_args()
     comment, rows = read_table(arguments.table)
     rows = [{k: v if k in ("section", "name", "policy") else number(v) for k, v in row.items()} for row in rows]
     sections = list(dict.fromkeys(row["section"] for row in rows))
-    text = INTRODUCTION + f"\nMeasured on {comment}.\n"
+    text = INTRODUCTION + f"\nMeasured on {comment}.\n" + (f"\n{arguments.note}\n" if arguments.note else "")
     for name in sections:
         text += section(name, [row for row in rows if row["section"] == name])
     series = {}

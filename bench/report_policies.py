@@ -150,9 +150,11 @@ def section(path, docs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--docs", type=pathlib.Path, default=pathlib.Path("docs"))
+    parser.add_argument("--note", default="", help="a paragraph for the head of the page")
     parser.add_argument("tables", nargs="+", type=pathlib.Path)
     arguments = parser.parse_args()
-    text = INTRODUCTION + "".join(section(path, arguments.docs) for path in arguments.tables)
+    text = INTRODUCTION + (f"\n{arguments.note}\n" if arguments.note else "")
+    text += "".join(section(path, arguments.docs) for path in arguments.tables)
     (arguments.docs / "evaluation.md").write_text(text, encoding="utf-8")
 
 
