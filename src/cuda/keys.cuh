@@ -243,7 +243,8 @@ struct row_sources {
 __device__ __forceinline__ row_sources sources_of(const fga_gpu_attend &a, const item &t, int rest_slots)
 {
     row_sources r;
-    const char *means = (const char *)a.mean_rows + ((int64_t)t.b * a.kv_heads + t.kv_head) * a.groups * 2 * a.row_bytes;
+    const char *means =
+        (const char *)a.mean_rows + ((int64_t)t.b * a.kv_heads + t.kv_head) * a.groups * 2 * a.row_bytes;
     const char *rests = (const char *)a.rest_rows + (int64_t)blockIdx.x * rest_slots * 2 * a.row_bytes;
     r.k.keys = (const char *)a.k.data + 2 * (t.b * a.k.batch + t.kv_head * a.k.head);
     r.v.keys = (const char *)a.v.data + 2 * (t.b * a.v.batch + t.kv_head * a.v.head);
