@@ -20,7 +20,8 @@ enum { TILE_BIASED = 1, TILE_END = 2 };
 /* Named barriers: 0 is __syncthreads. */
 enum { BARRIER_PRODUCERS = 1, BARRIER_TURN = 2, BARRIER_CONSUMER = 4 };
 
-template <int D, int CONSUMERS, int BN, int STAGES> struct sm90_tile {
+template <int D, int CONSUMERS, int BN, int STAGES, bool GATHERED> struct sm90_tile {
+    static constexpr bool gathered = GATHERED; /* else tiles come through the copy engine */
     static constexpr int dim = D, consumers = CONSUMERS, keys = BN, stages = STAGES, slots = FGA_REST_SLOTS(BN);
     /* Tables of a tile live until its scores are weights: one longer than its stage of K. */
     static constexpr int tables = STAGES + 1;
@@ -76,20 +77,48 @@ template <typename S> struct place {
 
 /* ---- producer: gathered rows ----------------------------------------------------------------------------------- */
 
-/* Starts copying the entries' rows of one tensor; 128 threads. */
-template <typename S>
-__device__ __forceinline__ void copy_rows(const fga_gpu_attend &a, const row_sources &from, int tensor,
-                                          const uint32_t *entry, unsigned char *rows)
+/* How 128 threads copy a tile's rows: `chunks` lanes a row, so that a warp has a quarter of the rows, `per_turn` at a
+ * time. Its lane l knows where the warp's l-th row is; the others ask it. */
+template <typename S> struct copying {
+    static constexpr int chunks = S::dim / 8, rows_at_once = 128 / chunks, per_turn = rows_at_once / 4;
+    static constexpr int turns = S::keys / rows_at_once;
+    static constexpr int batch = turns % 4 == 0 ? 4 : 5; /* addresses asked for at a time */
+    static_assert(turns % batch == 0 && turns * per_turn <= 32, "whole batches, and a lane for each row");
+
+    static __device__ __forceinline__ int row_of_lane()
+    {
+        int lane = threadIdx.x & 31;
+        return threadIdx.x / 32 * per_turn + lane % per_turn + lane / per_turn * rows_at_once;
+    }
+};
+
+/* The entry's row; an odd number when it is not to be read. */
+__device__ __forceinline__ uint64_t address_of(const row_source &from, uint32_t e)
 {
-    constexpr int chunks = S::dim / 8, rows_at_once = 128 / chunks;
-    int thread = threadIdx.x, chunk = thread % chunks, row = thread / chunks;
+    return (uint64_t)row_of(from, e) | !is_read(e);
+}
+
+/* Starts copying the rows that the lanes of each warp know of. */
+template <typename S>
+__device__ __forceinline__ void copy_rows(const fga_gpu_attend &a, uint64_t known, unsigned char *rows)
+{
+    using c = copying<S>;
+    int thread = threadIdx.x, chunk = thread % c::chunks, row = thread / c::chunks;
+    int asked = (thread & 31) / c::chunks, channel = chunk * 16;
     bool inside = chunk * 8 < a.head_dim;
     uint32_t to = shared_address(rows) + fga_swizzled(S::keys, row, chunk);
-#pragma unroll 4
-    for (int i = 0; i < S::keys / rows_at_once; i++) { /* rows_at_once is a multiple of 8: the swizzle stays the same */
-        uint32_t e = entry[row + i * rows_at_once];
-        bool read = inside && is_read(e);
-        copy_async_16(to + i * rows_at_once * 128, row_of(from, e, tensor) + (read ? chunk * 16 : 0), read);
+#pragma unroll
+    for (int i = 0; i < c::turns; i += c::batch) {
+        uint64_t from[c::batch];
+#pragma unroll
+        for (int j = 0; j < c::batch; j++) {
+            from[j] = __shfl_sync(0xFFFFFFFFu, known, asked + (i + j) * c::per_turn);
+        }
+#pragma unroll
+        for (int j = 0; j < c::batch; j++) { /* rows_at_once is a multiple of 8: the swizzle stays the same */
+            bool read = inside && (from[j] & 1) == 0;
+            copy_async_16(to + (i + j) * c::rows_at_once * 128, (const char *)(from[j] & ~1ull) + channel, read);
+        }
     }
 }
 
@@ -218,13 +247,17 @@ template <typename T, typename S> struct producer {
 
     __device__ __forceinline__ void copy_tile(int buffer)
     {
-        copy_rows<S>(a, sh.sources, 0, sh.entry[buffer], sh.rows[0][at.stage]);
+        int row = copying<S>::row_of_lane();
+        uint32_t e = row < S::keys ? sh.entry[buffer][row] : FGA_ENTRY_NONE;
+        uint64_t k = address_of(sh.sources.k, e), v = address_of(sh.sources.v, e);
+        barrier_wait(&sh.empty[0][at.stage], at.parity ^ 1);
+        copy_rows<S>(a, k, sh.rows[0][at.stage]);
         barrier_arrive_after_copies(&sh.full[0][at.stage]);
         if (threadIdx.x == 0) {
             barrier_arrive(&sh.full[0][at.stage]); /* hands over flags and bias */
         }
         barrier_wait(&sh.empty[1][at.stage], at.parity ^ 1);
-        copy_rows<S>(a, sh.sources, 1, sh.entry[buffer], sh.rows[1][at.stage]);
+        copy_rows<S>(a, v, sh.rows[1][at.stage]);
         barrier_arrive_after_copies(&sh.full[1][at.stage]);
     }
 
@@ -233,10 +266,9 @@ template <typename T, typename S> struct producer {
         start_item(n);
         bool summaries = sh.head.count != nullptr, any = false, unsummed = false;
         for (;;) {
-            barrier_wait(&sh.empty[0][at.stage], at.parity ^ 1); /* frees at.table too */
             int last_buffer = buffer;
             buffer = buffer == 2 ? 0 : buffer + 1;
-            if (warp() == 0) {
+            if (warp() == 0) { /* ahead of room for its rows: V of the tile before had it, which frees at.table */
                 cut(buffer);
             }
             named_sync(BARRIER_PRODUCERS, 128);
@@ -464,6 +496,25 @@ template <typename T, typename S> struct consumer {
         }
     }
 
+    /* After waiting for rows: cp.async wrote them like an ordinary store, the copy engine did not. */
+    __device__ __forceinline__ void see_rows()
+    {
+        if (S::gathered) {
+            fence_for_wgmma();
+        }
+    }
+
+    /* Until the values of the tile before are in. The wait has to stay behind the exponentials, which the compiler does
+     * not know to be worth it: it moves arithmetic across a wait, but not across a branch that depends on it. */
+    __device__ __forceinline__ void finish_values()
+    {
+        if (sum[0] < 0 || sum[1] < 0) { /* never */
+            never_reached();
+        }
+        wgmma_wait<0>();
+        wgmma_registers(o);
+    }
+
     __device__ __forceinline__ void attend(const item &t)
     {
         load_queries(t);
@@ -475,7 +526,7 @@ template <typename T, typename S> struct consumer {
         sum[0] = sum[1] = 0;
         float shrink[2];
         barrier_wait(&sh.full[0][at.stage], at.parity);
-        fence_for_wgmma();
+        see_rows();
         start_scores(at);
         wgmma_wait<0>();
         wgmma_registers(s);
@@ -490,7 +541,7 @@ template <typename T, typename S> struct consumer {
                 break;
             }
             barrier_wait(&sh.full[1][at.stage], at.parity);
-            fence_for_wgmma();
+            see_rows();
             take_turn();
             start_scores(next);
             start_values(at);
@@ -499,8 +550,7 @@ template <typename T, typename S> struct consumer {
             wgmma_registers(s);
             release(0, next);
             weigh(flags, next.table, shrink);
-            wgmma_wait<0>();
-            wgmma_registers(o);
+            finish_values();
             release(1, at);
 #pragma unroll
             for (int i = 0; i < S::dim / 2; i++) {
@@ -511,7 +561,7 @@ template <typename T, typename S> struct consumer {
             next = at.next();
         }
         barrier_wait(&sh.full[1][at.stage], at.parity);
-        fence_for_wgmma();
+        see_rows();
         start_values(at);
         wgmma_wait<0>();
         wgmma_registers(o);
@@ -626,8 +676,9 @@ __device__ __forceinline__ void attend_dense(const fga_gpu_attend &a, const CUte
     }
 }
 
-template <int D, int ROWS> using gathered = sm90_tile<D, ROWS / 64, FGA_SM90_KEYS(ROWS), FGA_SM90_STAGES(ROWS)>;
-template <int D> using dense = sm90_tile<D, FGA_SM90_DENSE_ROWS / 64, FGA_SM90_DENSE_KEYS, FGA_SM90_DENSE_STAGES>;
+template <int D, int ROWS> using gathered = sm90_tile<D, ROWS / 64, FGA_SM90_KEYS(ROWS), FGA_SM90_STAGES(ROWS), true>;
+template <int D>
+using dense = sm90_tile<D, FGA_SM90_DENSE_ROWS / 64, FGA_SM90_DENSE_KEYS, FGA_SM90_DENSE_STAGES, false>;
 
 } // namespace fga
 

@@ -230,44 +230,46 @@ __device__ __forceinline__ tile_info cut_tile(const fga_gpu_attend &a, const ite
     return info;
 }
 
-/* Where the rows of an item's entries are. */
+/* Where the rows of K, or of V, are that an item's entries name. */
+struct row_source {
+    const char *keys, *means, *rests;  /* row 0 of each */
+    uint32_t key_bytes, summary_bytes; /* from row to row */
+};
+
 struct row_sources {
-    const char *k, *v;        /* row 0 of the sequence */
-    int64_t k_bytes, v_bytes; /* from row to row */
-    const char *means, *rests;
-    int dim_bytes; /* of one row of means and rests */
+    row_source k, v;
 };
 
 __device__ __forceinline__ row_sources sources_of(const fga_gpu_attend &a, const item &t, int rest_slots)
 {
     row_sources r;
-    r.k = (const char *)a.k.data + 2 * (t.b * a.k.batch + t.kv_head * a.k.head);
-    r.v = (const char *)a.v.data + 2 * (t.b * a.v.batch + t.kv_head * a.v.head);
-    r.k_bytes = 2 * a.k.token;
-    r.v_bytes = 2 * a.v.token;
-    r.dim_bytes = a.row_bytes;
-    r.means = (const char *)a.mean_rows + ((int64_t)t.b * a.kv_heads + t.kv_head) * a.groups * 2 * a.row_bytes;
-    r.rests = (const char *)a.rest_rows + (int64_t)blockIdx.x * rest_slots * 2 * a.row_bytes;
+    const char *means =
+        (const char *)a.mean_rows + ((int64_t)t.b * a.kv_heads + t.kv_head) * a.groups * 2 * a.row_bytes;
+    const char *rests = (const char *)a.rest_rows + (int64_t)blockIdx.x * rest_slots * 2 * a.row_bytes;
+    r.k.keys = (const char *)a.k.data + 2 * (t.b * a.k.batch + t.kv_head * a.k.head);
+    r.v.keys = (const char *)a.v.data + 2 * (t.b * a.v.batch + t.kv_head * a.v.head);
+    r.k.means = means;
+    r.v.means = means + a.row_bytes;
+    r.k.rests = rests;
+    r.v.rests = rests + a.row_bytes;
+    r.k.key_bytes = (uint32_t)(2 * a.k.token);
+    r.v.key_bytes = (uint32_t)(2 * a.v.token);
+    r.k.summary_bytes = r.v.summary_bytes = 2 * a.row_bytes;
     return r;
-}
-
-/* Address of entry e's row of K (tensor 0) or V (1). Entries that are not read give a valid address all the same. */
-__device__ __forceinline__ const char *row_of(const row_sources &r, uint32_t e, int tensor)
-{
-    uint32_t kind = e & FGA_ENTRY_KIND;
-    if (kind == FGA_ENTRY_KEY) {
-        return tensor == 0 ? r.k + e * r.k_bytes : r.v + e * r.v_bytes;
-    }
-    if (kind == FGA_ENTRY_DEAD || e == FGA_ENTRY_NONE) {
-        return tensor == 0 ? r.k : r.v;
-    }
-    int64_t row = e & ~FGA_ENTRY_KIND;
-    return (kind == FGA_ENTRY_MEAN ? r.means : r.rests) + (2 * row + tensor) * r.dim_bytes;
 }
 
 __device__ __forceinline__ bool is_read(uint32_t e)
 {
     return e != FGA_ENTRY_NONE && (e & FGA_ENTRY_KIND) != FGA_ENTRY_DEAD;
+}
+
+/* Address of entry e's row. Entries that are not read give a valid address all the same. */
+__device__ __forceinline__ const char *row_of(const row_source &r, uint32_t e)
+{
+    bool read = is_read(e), summary = read && e >= FGA_ENTRY_MEAN;
+    const char *summaries = (e & FGA_ENTRY_KIND) == FGA_ENTRY_MEAN ? r.means : r.rests;
+    uint32_t row = read ? e & ~FGA_ENTRY_KIND : 0;
+    return (summary ? summaries : r.keys) + (uint64_t)row * (summary ? r.summary_bytes : r.key_bytes);
 }
 
 } // namespace fga

@@ -4,6 +4,8 @@
 
 #include "cuda/device.cuh"
 
+#include <cstdlib>
+
 /* What the copy engine needs to know of [batch][head][token][channel]. */
 struct CUtensorMap {
     const unsigned char *data;
@@ -55,6 +57,11 @@ inline void named_sync(int id, int threads)
 inline void named_arrive(int id, int threads)
 {
     emulated::arrive(id, threads);
+}
+
+inline void never_reached()
+{
+    std::abort();
 }
 
 template <int REGISTERS> inline void give_registers()
