@@ -54,7 +54,7 @@ class Optimiser:
         chosen = {id(p) for p in matrix}
         rest = [p for _, p in named if id(p) not in chosen]
         self.parts = [Muon(matrix or [torch.zeros(1, 1)], lr=muon_lr, weight_decay=weight_decay),
-                      torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)]
+                      torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=rest[0].is_cuda)]
         self.base = (muon_lr, adam_lr)
         self.parameters = [p for _, p in named]
 
@@ -83,7 +83,9 @@ def schedule(progress, step, warmup=30, floor=0.05, hold=0.5):
 
 
 class Average:
-    """Exponential moving average of a model's parameters, with an early ramp."""
+    """Exponential moving average of a model's parameters, with an early ramp; looks at every fourth update only."""
+
+    EVERY = 4
 
     def __init__(self, model, decay=0.999):
         self.decay, self.count = decay, 0
@@ -92,7 +94,9 @@ class Average:
     @torch.no_grad()
     def update(self, model):
         self.count += 1
-        weight = 1 - min(self.decay, (1 + self.count) / (10 + self.count))
+        if self.count % self.EVERY:
+            return
+        weight = 1 - min(self.decay, (1 + self.count) / (10 + self.count)) ** self.EVERY
         torch._foreach_lerp_(self.values, [p.detach() for p in model.parameters()], weight)
 
     @torch.no_grad()

@@ -33,10 +33,10 @@ STAGES = {
                 *((0.02, *view, 2) for view in THIN))),
     ),
     "cuda": (
-        (0.20, ((1.0, 17, 64, 64, 512),)),
-        (0.25, ((0.10, 17, 64, 64, 512), (0.78, 17, 128, 128, 128), *((0.04, *view, 32) for view in THIN))),
-        (0.55, ((0.05, 17, 64, 64, 512), (0.20, 17, 128, 128, 128), (0.05, 65, 128, 128, 48), (0.55, 33, 256, 256, 24),
-                *((0.04, *view, 32) for view in THIN), (0.03, 81, 480, 832, 2))),
+        (0.20, ((1.0, 17, 64, 64, 1024),)),
+        (0.25, ((0.10, 17, 64, 64, 1024), (0.78, 17, 128, 128, 288), *((0.04, *view, 64) for view in THIN))),
+        (0.55, ((0.05, 17, 64, 64, 1024), (0.20, 17, 128, 128, 288), (0.05, 65, 128, 128, 96), (0.55, 33, 256, 256, 48),
+                *((0.04, *view, 64) for view in THIN), (0.03, 81, 480, 832, 3))),
     ),
 }
 POOL = {"cpu": 6_000_000, "cuda": 400_000_000}  # latent values kept per view
@@ -57,8 +57,11 @@ class Scenes(torch.utils.data.Dataset):
         return 1 << 30
 
 
+DRAW_EVERY = 8  # steps of a view between two drawings: drawing is many small launches, and few large ones are cheaper
+
+
 class Source:
-    """Clips of one view: a pool of latents, of which every step draws some anew and uses some again."""
+    """Clips of one view: a pool of latents. Every few steps some are drawn anew; all are used several times."""
 
     def __init__(self, view, vae, light, device, fresh):
         self.frames, self.height, self.width, self.clips = view
@@ -67,36 +70,35 @@ class Source:
         grid = render.tokens(self.frames, self.height, self.width)
         kind = "cuda" if device.startswith("cuda") else "cpu"
         self.limit = max(self.clips, min(8192, POOL[kind] // (math.prod(grid) * 64)))
-        self.fresh = max(1, round(self.clips * fresh))
-        self.size, self.next = 0, 0
+        self.fresh = max(1, round(self.clips * fresh * DRAW_EVERY))
+        self.size, self.next, self.uses = 0, 0, 0
         self.latents = torch.empty(self.limit, 16, grid[0], 2 * grid[1], 2 * grid[2], device=device)
         self.ids = torch.zeros(self.limit, text.MAX_TOKENS, dtype=torch.long, device=device)
-        self.scene = {}
+        self.layout = torch.zeros(self.limit, math.prod(grid), 10, device=device)
 
     @torch.no_grad()
     def draw(self, count, scene, ids):
         """Draw and encode the first `count` scenes into the pool, over the oldest when it is full."""
-        scene, ids = render.to_device({k: v[:count] for k, v in scene.items()}, self.device), ids[:count]
-        video = render.draw(scene, self.frames, self.height, self.width)
-        latents = (wanvae.encode(self.vae, video, self.light)[0] - self.mean) / self.std
-        at = (torch.arange(count) + self.next) % self.limit
-        place = at.to(self.device)
-        self.latents[place] = latents
-        self.ids[place] = ids.to(self.device)
-        for key, value in scene.items():
-            if key not in self.scene:
-                self.scene[key] = torch.zeros(self.limit, dtype=value.dtype, device=self.device)
-            self.scene[key][place] = value
-        self.next = int(at[-1] + 1) % self.limit
-        self.size = max(self.size, min(self.limit, int(at.max()) + 1))
+        scene, ids = render.to_device({k: v[:count] for k, v in scene.items()}, self.device), ids.to(self.device)
+        at_once = max(1, 60_000_000 // (self.frames * self.height * self.width))
+        for first in range(0, count, at_once):
+            part = {k: v[first : first + at_once] for k, v in scene.items()}
+            video = render.draw(part, self.frames, self.height, self.width)
+            place = (torch.arange(len(video), device=self.device) + self.next) % self.limit
+            self.latents[place] = (wanvae.encode(self.vae, video, self.light)[0] - self.mean) / self.std
+            self.ids[place] = ids[first : first + len(video)]
+            self.layout[place] = render.layout(part, self.frames, self.height, self.width)
+            self.size = max(self.size, min(self.limit, self.next + len(video)))
+            self.next = (self.next + len(video)) % self.limit
 
     def batch(self, generator, scene, ids):
-        """-> latents [B, 16, T, h, w], ids [B, n], layout [B, tokens, 10]."""
-        new = self.clips if self.size < 4 * self.clips else self.fresh
-        self.draw(min(new, self.limit), scene, ids)
+        """-> latents [B, 16, T, h, w], ids [B, n], layout [B, tokens, 10]. Uses of the given scenes what it needs."""
+        filling = self.size < 4 * self.clips
+        if filling or self.uses % DRAW_EVERY == 0:
+            self.draw(min(self.clips if filling else self.fresh, self.limit, len(ids)), scene, ids)
+        self.uses += 1
         rows = torch.randint(self.size, (self.clips,), generator=generator).to(self.device)
-        scene = {k: v[rows] for k, v in self.scene.items()}
-        return self.latents[rows], self.ids[rows], render.layout(scene, self.frames, self.height, self.width)
+        return self.latents[rows], self.ids[rows], self.layout[rows]
 
 
 class Sharpness:
@@ -220,7 +222,6 @@ def main():
     parser.add_argument("--sharp", type=float, default=0.03, help="weight of the attention's entropy")
     parser.add_argument("--workers", type=int, default=-1, help="processes that draw scenes; -1: 8 on CUDA, else 0")
     parser.add_argument("--save-every", type=float, default=150, help="seconds between checkpoints")
-    parser.add_argument("--save-every", type=float, default=150, help="seconds between checkpoints")
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
     cuda = args.device.startswith("cuda")
@@ -287,7 +288,7 @@ def main():
                         count=average.count, step=step, spent=spent, clips=clips))
 
     saved = time.monotonic()
-    report = 200 if cuda else 25
+    report = 100 if cuda else 25
     total = args.minutes * 60
     sums = {}
     while spent < min(total, until) and not stopped:
