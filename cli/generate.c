@@ -16,12 +16,10 @@ typedef struct settings {
     const char *model, *prompt, *negative, *variant, *output, *latents, *json, *capture;
     cli_capture_choice choice;
     cli_attention attention;
-    int size[2], frames, steps, threads;
-    double guidance, shift, measure;
-    uint64_t seed;
-    int sampler, dtype, device, versus;
-    bool size_given, frames_given, steps_given, guidance_given, shift_given, measure_given;
-    bool versus_given, quiet, force;
+    cli_clip clip;
+    int threads, device, versus;
+    double measure;
+    bool measure_given, versus_given, quiet, force;
 } settings;
 
 /* One command: everything that must be released, whatever happens. */
@@ -41,8 +39,6 @@ typedef struct command {
     cli_report report;
 } command;
 
-static const char *const samplers[] = {"unipc", "euler", NULL};
-static const char *const dtypes[] = {"auto", "f32", "bf16", NULL};
 static const char *const devices[] = {"cpu", "cuda", NULL};
 static const char *const twins[] = {"dense", NULL};
 
@@ -54,11 +50,11 @@ static int read_settings(int argc, char **argv, settings *s)
         {.help = "what to generate"},
         {"prompt", 'p', CLI_TEXT, &s->prompt, "TEXT", .help = "what the video shows"},
         {"negative", 0, CLI_TEXT, &s->negative, "TEXT", .help = "what it should not show; default: the model's own"},
-        {"size", 's', CLI_SIZE, s->size, "WxH", .help = "pixels, multiples of 16; default: the model's own",
-         .given = &s->size_given},
-        {"frames", 'f', CLI_WHOLE, &s->frames, "N", .help = "1, 5, 9, ... (4k+1); default: the model's own", .low = 1,
-         .high = 100000, .given = &s->frames_given},
-        {"seed", 0, CLI_SEED, &s->seed, "N", .help = "same seed, same video, at any number of threads; default 0"},
+        {"size", 's', CLI_SIZE, s->clip.size, "WxH", .help = "pixels, multiples of 16; default: the model's own",
+         .given = &s->clip.size_given},
+        {"frames", 'f', CLI_WHOLE, &s->clip.frames, "N", .help = "1, 5, 9, ... (4k+1); default: the model's own",
+         .low = 1, .high = 100000, .given = &s->clip.frames_given},
+        {"seed", 0, CLI_SEED, &s->clip.seed, "N", .help = "same seed, same video, at any number of threads; default 0"},
         {"output", 'o', CLI_TEXT, &s->output, "FILE",
          .help = "default fgattn.mp4; the ending decides: .mp4 and .gif (both need\n"
                  "ffmpeg), .apng, .y4m, or .png for one file per frame",
@@ -66,16 +62,17 @@ static int read_settings(int argc, char **argv, settings *s)
         {.help = "how"},
         {"model", 'm', CLI_TEXT, &s->model, "DIR",
          .help = "a Wan checkpoint in diffusers layout; default: the toy model", .low = 1},
-        {"steps", 'n', CLI_WHOLE, &s->steps, "N", .help = "denoising steps; default: the model's own", .low = 1,
-         .high = 1000, .given = &s->steps_given},
-        {"guidance", 'g', CLI_NUMBER, &s->guidance, "G",
+        {"steps", 'n', CLI_WHOLE, &s->clip.steps, "N", .help = "denoising steps; default: the model's own", .low = 1,
+         .high = 1000, .given = &s->clip.steps_given},
+        {"guidance", 'g', CLI_NUMBER, &s->clip.guidance, "G",
          .help = "how strictly to follow the prompt; 1 = plain, half the work", .low = 0, .high = 100,
-         .given = &s->guidance_given},
-        {"shift", 0, CLI_NUMBER, &s->shift, "S", .help = "flow shift; larger spends more steps on noise", .low = 0.001,
-         .high = 1000, .given = &s->shift_given},
-        {"sampler", 0, CLI_CHOICE, &s->sampler, "NAME", .help = "unipc (default) or euler", .choices = samplers},
-        {"dtype", 0, CLI_CHOICE, &s->dtype, "TYPE", .help = "of the arithmetic: auto (default), f32 or bf16",
-         .choices = dtypes},
+         .given = &s->clip.guidance_given},
+        {"shift", 0, CLI_NUMBER, &s->clip.shift, "S", .help = "flow shift; larger spends more steps on noise",
+         .low = 0.001, .high = 1000, .given = &s->clip.shift_given},
+        {"sampler", 0, CLI_CHOICE, &s->clip.sampler, "NAME", .help = "unipc (default) or euler",
+         .choices = cli_samplers},
+        {"dtype", 0, CLI_CHOICE, &s->clip.dtype, "TYPE", .help = "of the arithmetic: auto (default), f32 or bf16",
+         .choices = cli_dtypes},
         {.help = "attention"},
         {"attention", 'a', CLI_TEXT, &s->attention.text, "PRESET", .help = presets, .low = 1},
         {"density", 'd', CLI_NUMBER, &s->attention.density, "D",
@@ -166,20 +163,9 @@ static int make_request(command *c)
 {
     const settings *s = &c->set;
     fgv_request *r = &c->request;
-    *r = fgv_request_default(c->model);
+    *r = cli_clip_request(&s->clip, c->model);
     r->prompt = s->prompt;
     r->negative = s->negative != NULL ? s->negative : r->negative;
-    if (s->size_given) {
-        r->width = s->size[0];
-        r->height = s->size[1];
-    }
-    r->frames = s->frames_given ? s->frames : r->frames;
-    r->steps = s->steps_given ? s->steps : r->steps;
-    r->guidance = s->guidance_given ? s->guidance : r->guidance;
-    r->shift = s->shift_given ? s->shift : r->shift;
-    r->seed = s->seed;
-    r->sampler = s->sampler == 0 ? FGV_SAMPLER_UNIPC : FGV_SAMPLER_EULER;
-    r->compute = (fgv_compute)s->dtype;
     r->measure_fraction = s->measure_given ? s->measure : r->measure_fraction;
     int code = cli_use_profile(c->ctx, &c->profile, &s->attention, c->model, r);
     if (code != CLI_DONE) {
