@@ -78,8 +78,6 @@ fga_status fga_session_refresh(fga_session_call *call);
 fga_status fga_session_is_stale(fga_session_call *call, bool *stale);
 /* Whether to look at this reuse step at all. */
 bool fga_session_looks(const fga_session_call *call);
-/* Exact outputs of this call's samples, once. */
-fga_status fga_session_twin(fga_session_call *call);
 
 double fga_session_now(void); /* seconds */
 
