@@ -1,5 +1,6 @@
 /* session.h - the inside of fga_session, one file per job: session.c (lifetime, report), session_plan.c (plans and
- * workspace), session_call.c (one attention call), session_refresh.c (new masks, targets, when they are stale). */
+ * workspace), session_call.c (one attention call), session_refresh.c (new masks, targets, when they are stale),
+ * session_io.c (to bytes and back). */
 #ifndef FGA_ATTN_SESSION_H
 #define FGA_ATTN_SESSION_H
 
