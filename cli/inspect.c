@@ -363,7 +363,7 @@ int cli_inspect(int argc, char **argv)
     int code = read_settings(argc, argv, &c->set);
     code = code == CLI_DONE ? check_settings(&c->set) : code;
     if (code == CLI_DONE) {
-        cli_catch_interrupt(c->set.output);
+        cli_catch_interrupt(c->set.output, NULL);
         code = carry_out(c);
     }
     cli_json_abandon(&c->page);

@@ -506,7 +506,7 @@ int cli_tune(int argc, char **argv)
                 .profile = fgv_profile_default()};
     int code = read_settings(argc, argv, &t.set);
     if (code == CLI_DONE) {
-        cli_catch_interrupt(NULL);
+        cli_catch_interrupt(NULL, NULL);
         code = carry_out(&t);
     }
     for (int i = 0; i < t.prompt_count; i++) {

@@ -265,6 +265,11 @@ fga_status fgv_dit_plan_memory(fgv_dit *dit, const fgv_dit_job *job, fgv_dit_mem
     return FGA_OK;
 }
 
+fga_session *fgv_dit_plan_session(const fgv_dit_plan *plan)
+{
+    return plan->session;
+}
+
 int64_t fgv_dit_plan_tokens(const fgv_dit_plan *plan)
 {
     return plan->tokens;

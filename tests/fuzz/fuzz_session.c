@@ -1,5 +1,6 @@
-/* libFuzzer target: any bytes as a saved session. Masks' checksums are put right first, or none would get past them.
- * Whatever loads must save to the bytes that it came from, and attend. */
+/* libFuzzer target: any bytes as a saved session. The first byte chooses: 0, they follow as they are; else what follows
+ * are changes, of three bytes each (place, place, value), to a session that was saved. Masks' checksums are put right
+ * first, or none would get past them. Whatever loads must save to the bytes that it came from, and attend. */
 #include "fgattn.h"
 
 #include <stdlib.h>
@@ -82,6 +83,34 @@ static void attend(fga_session *session, int steps)
     free(workspace);
 }
 
+static blob save(const fga_session *session)
+{
+    uint64_t bytes;
+    require(fga_session_save(session, NULL, NULL, &bytes) == FGA_OK);
+    blob b = {malloc(bytes), 0};
+    require(fga_session_save(session, append, &b, NULL) == FGA_OK && b.count == bytes);
+    return b;
+}
+
+static blob make_input(fga_context *ctx, const uint8_t *data, size_t size)
+{
+    if (size < 2 || data[0] == 0) {
+        blob b = {malloc(size + 1), size > 0 ? size - 1 : 0};
+        if (size > 1) {
+            memcpy(b.bytes, data + 1, size - 1);
+        }
+        return b;
+    }
+    fga_session *session = make(ctx);
+    attend(session, 3);
+    blob b = save(session);
+    fga_session_destroy(&session);
+    for (size_t i = 1; i + 3 <= size; i += 3) {
+        b.bytes[(data[i] | (size_t)data[i + 1] << 8) % b.count] = data[i + 2];
+    }
+    return b;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static fga_context *ctx;
@@ -91,21 +120,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         require(fga_context_create(&options, &ctx) == FGA_OK);
     }
     fga_session *session = make(ctx);
-    blob in = {malloc(size + 1), size}, out = {NULL, 0};
-    if (size > 0) {
-        memcpy(in.bytes, data, size);
-    }
-    put_checksums(in.bytes, size);
-    if (fga_session_load(session, in.bytes, size) == FGA_OK) {
-        uint64_t bytes, steps = get(in.bytes + 16);
-        require(fga_session_save(session, NULL, NULL, &bytes) == FGA_OK && bytes == size);
-        out.bytes = malloc(size);
-        require(fga_session_save(session, append, &out, NULL) == FGA_OK);
-        require(out.count == size && memcmp(in.bytes, out.bytes, size) == 0);
+    blob in = make_input(ctx, data, size);
+    put_checksums(in.bytes, in.count);
+    if (fga_session_load(session, in.bytes, in.count) == FGA_OK) {
+        uint64_t steps = get(in.bytes + 16);
+        blob out = save(session);
+        require(out.count == in.count && memcmp(in.bytes, out.bytes, in.count) == 0);
         attend(session, steps > 0 ? (int)steps : 1);
+        free(out.bytes);
     }
     fga_session_destroy(&session);
     free(in.bytes);
-    free(out.bytes);
     return 0;
 }
