@@ -1,6 +1,7 @@
 #include "video/dit_plan.h"
 
 #include "base/error.h"
+#include "base/pages.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -164,7 +165,7 @@ static fga_status allocate(fgv_dit_plan *plan)
     fgv_dit *dit = plan->dit;
     const int *grid = plan->patch_in.grid;
     size_t bytes = lay_out(plan, NULL);
-    plan->memory = aligned_alloc(64, bytes);
+    plan->memory = fga_pages_alloc(bytes);
     if (plan->memory == NULL) {
         return fga_context_fail(dit->ctx, FGA_ERR_MEMORY, "the transformer needs %.2f GB for %lld tokens",
                                 1e-9 * (double)bytes, (long long)plan->tokens);
