@@ -515,7 +515,8 @@ FGA_API void fga_session_destroy(fga_session **session);
 FGA_API size_t fga_session_workspace(const fga_session *session);
 /* Self-attention of (step of steps, layer, branch) under the policy; args->mask and args->lse must be NULL. Tokens
  * must already be in the policy's order. What ran is in *kind if not NULL: a reuse without a mask of the newest refresh
- * refreshes. Padding is never attended. steps must stay what it was at the first call. */
+ * refreshes. Padding is never attended, and neither are keys with bias -inf, of which no mask keeps whole tiles. steps
+ * must stay what it was at the first call. */
 FGA_API fga_status fga_session_attend(fga_session *session, int step, int steps, int layer, int branch,
                                       const fga_attend_args *args, void *workspace, fga_step_kind *kind);
 /* The mask in force for (layer, branch), borrowed until the next call of fga_session_attend, which may rewrite it; NULL
