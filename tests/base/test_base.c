@@ -127,10 +127,8 @@ static void large_buffers_are_aligned(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(half_round_trips),
-        cmocka_unit_test(half_rounds_to_nearest_even),
-        cmocka_unit_test(pool_runs_every_item_once),
-        cmocka_unit_test(context_checks_its_options),
+        cmocka_unit_test(half_round_trips),          cmocka_unit_test(half_rounds_to_nearest_even),
+        cmocka_unit_test(pool_runs_every_item_once), cmocka_unit_test(context_checks_its_options),
         cmocka_unit_test(large_buffers_are_aligned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
