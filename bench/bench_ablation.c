@@ -98,19 +98,6 @@ static int fail(const fga_context *ctx, const char *what)
 
 /* ---- options ------------------------------------------------------------------------------------------ */
 
-static bool parse_costs(const char *text, options *o)
-{
-    o->cost_count = 0;
-    for (char *end; *text != '\0' && o->cost_count < MAX_COSTS; text = *end == ',' ? end + 1 : end) {
-        double cost = strtod(text, &end);
-        if (end == text || !(cost > 0 && cost < 1)) {
-            return false;
-        }
-        o->costs[o->cost_count++] = cost;
-    }
-    return *text == '\0' && o->cost_count > 0;
-}
-
 static bool parse_one(const char *name, const char *value, options *o)
 {
     const struct {
@@ -141,7 +128,7 @@ static bool parse_one(const char *name, const char *value, options *o)
     if (strcmp(name, "--measure") == 0) {
         return sscanf(value, "%lf", &o->measure) == 1 && o->measure > 0;
     }
-    return strcmp(name, "--costs") == 0 && parse_costs(value, o);
+    return strcmp(name, "--costs") == 0 && takes_costs(value, o->costs, MAX_COSTS, &o->cost_count);
 }
 
 static int parse(int argc, char **argv, options *o)
@@ -162,21 +149,6 @@ static int parse(int argc, char **argv, options *o)
 
 /* ---- takes -------------------------------------------------------------------------------------------- */
 
-static bool stop_before_decoding(void *user, const fgv_progress *progress)
-{
-    (void)user;
-    return progress->stage != FGV_STAGE_DECODE;
-}
-
-static int take_prompt(fgv_model *model, fgv_request *r, takes *t, const fga_context *ctx)
-{
-    fga_status status = fgv_generate(model, r, NULL);
-    if ((status == FGA_OK || status == FGA_ERR_INTERRUPTED) && !t->failed) {
-        return 0;
-    }
-    return fail(ctx, t->failed ? "no memory for the queries, keys and values" : "dense generation");
-}
-
 /* Steps spread over the last four fifths of the run, where masks are made. */
 static int take_generations(fga_context *ctx, const options *o, takes *t, char *what, size_t bytes)
 {
@@ -192,10 +164,6 @@ static int take_generations(fga_context *ctx, const options *o, takes *t, char *
     r.height = o->height > 0 ? o->height : r.height;
     r.frames = o->frames > 0 ? o->frames : r.frames;
     r.steps = o->steps > 0 ? o->steps : r.steps;
-    r.measure_fraction = 0;
-    r.on_attention = takes_keep;
-    r.on_progress = stop_before_decoding;
-    r.user = t;
     for (int i = 0; i < o->takes; i++) {
         steps[r.steps / 5 + (2 * i + 1) * (r.steps - r.steps / 5) / (2 * o->takes)] = true;
     }
@@ -206,7 +174,7 @@ static int take_generations(fga_context *ctx, const options *o, takes *t, char *
         line[strcspn(line, "\n")] = '\0';
         r.prompt = line;
         r.seed = (uint64_t)count;
-        code = take_prompt(model, &r, t, ctx);
+        code = takes_generate(t, model, &r) == FGA_OK ? 0 : fail(ctx, "dense generation");
     }
     snprintf(what, bytes, "%d prompt%s, %dx%d, %d frames, %d of %d steps", count, count == 1 ? "" : "s", r.width,
              r.height, r.frames, o->takes, r.steps);

@@ -70,19 +70,6 @@ static int fail(const bench *b, const char *what)
 
 /* ---- options ------------------------------------------------------------------------------------------ */
 
-static bool parse_costs(const char *text, options *o)
-{
-    o->cost_count = 0;
-    for (char *end; *text != '\0' && o->cost_count < MAX_COSTS; text = *end == ',' ? end + 1 : end) {
-        double cost = strtod(text, &end);
-        if (end == text || !(cost > 0 && cost < 1)) {
-            return false;
-        }
-        o->costs[o->cost_count++] = cost;
-    }
-    return *text == '\0' && o->cost_count > 0;
-}
-
 static bool parse_contender(const char *text, options *o)
 {
     const char *equals = strchr(text, '=');
@@ -134,7 +121,7 @@ static bool parse_one(const char *name, const char *value, options *o)
         return sscanf(value, "%d/%d", &o->dense[0], &o->dense[1]) == 2;
     }
     if (strcmp(name, "--costs") == 0) {
-        return parse_costs(value, o);
+        return takes_costs(value, o->costs, MAX_COSTS, &o->cost_count);
     }
     return strcmp(name, "--contender") == 0 && parse_contender(value, o);
 }
@@ -356,13 +343,7 @@ static int take_calibration(bench *b, const fga_policy *timetable)
     b->takes.every = b->o.calibration_every;
     r.prompt = b->o.calibration;
     r.seed = 1000;
-    r.measure_fraction = 0;
-    r.on_attention = takes_keep;
-    r.user = &b->takes;
-    if (fgv_generate(b->model, &r, NULL) != FGA_OK || b->takes.failed) {
-        return fail(b, b->takes.failed ? "no memory for the calibration's queries, keys and values" : "calibration");
-    }
-    return 0;
+    return takes_generate(&b->takes, b->model, &r) == FGA_OK ? 0 : fail(b, "calibration");
 }
 
 static int calibrate(bench *b)

@@ -72,12 +72,32 @@ static bool add(takes *t, const fgv_capture *c)
     return true;
 }
 
-bool takes_keep(void *user, const fgv_capture *inputs)
+static bool keep(void *user, const fgv_capture *inputs)
 {
     takes *t = user;
     bool wanted = t->steps[inputs->step] && inputs->branch < t->branches;
     wanted = wanted && (t->every < 2 || inputs->layer % t->every == 0);
     return !wanted || add(t, inputs);
+}
+
+static bool stop_before_decoding(void *user, const fgv_progress *progress)
+{
+    (void)user;
+    return progress->stage != FGV_STAGE_DECODE;
+}
+
+fga_status takes_generate(takes *t, fgv_model *model, const fgv_request *request)
+{
+    fgv_request r = *request;
+    r.measure_fraction = 0;
+    r.on_attention = keep;
+    r.on_progress = stop_before_decoding;
+    r.user = t;
+    fga_status status = fgv_generate(model, &r, NULL);
+    if (t->failed) {
+        return fga_context_fail(t->ctx, FGA_ERR_MEMORY, "no memory for the queries, keys and values");
+    }
+    return status == FGA_ERR_INTERRUPTED ? FGA_OK : status;
 }
 
 fga_status takes_read(takes *t, const char *path)
@@ -341,4 +361,17 @@ fga_status knob_calibrate(takes *t, const fga_policy *policy, double cost, doubl
         }
     }
     return FGA_OK;
+}
+
+bool takes_costs(const char *text, double *costs, int most, int *count)
+{
+    *count = 0;
+    for (char *end; *text != '\0' && *count < most; text = *end == ',' ? end + 1 : end) {
+        double cost = strtod(text, &end);
+        if (end == text || !(cost > 0 && cost < 1)) {
+            return false;
+        }
+        costs[(*count)++] = cost;
+    }
+    return *text == '\0' && *count > 0;
 }

@@ -32,8 +32,9 @@ typedef struct takes_figures {
     double score_s, attend_s;
 } takes_figures;
 
-/* For fgv_request.on_attention, with `user` a takes whose ctx, steps and branches are set. */
-bool takes_keep(void *user, const fgv_capture *inputs);
+/* Adds what attention reads in a dense generation of the request, which ends before decoding; t's ctx, steps and
+ * branches are set. */
+fga_status takes_generate(takes *t, fgv_model *model, const fgv_request *request);
 /* Adds what a capture file holds: all of it. */
 fga_status takes_read(takes *t, const char *path);
 void takes_free(takes *t);
@@ -57,5 +58,8 @@ void knob_set(const takes *t, fga_policy *policy, double value);
 
 /* The value whose realised cost on the takes is nearest to `cost`, by bisection. */
 fga_status knob_calibrate(takes *t, const fga_policy *policy, double cost, double *value, double *realised);
+
+/* A list such as 0.3,0.2: numbers between 0 and 1, at most `most`. */
+bool takes_costs(const char *text, double *costs, int most, int *count);
 
 #endif

@@ -108,7 +108,7 @@ static int run(const cli_attend_bench *b, const char *json_path)
 {
     cli_attend_figures figures;
     cli_json json = {0};
-    cli_catch_interrupt(NULL);
+    cli_catch_interrupt(NULL, NULL);
     int code = cli_json_begin(&json, json_path);
     code = code == CLI_DONE ? cli_bench_attend_run(b, &figures) : code;
     if (code == CLI_DONE) {

@@ -84,9 +84,9 @@ const char *cli_find_program(const char *name, char *path, size_t bytes);
 
 /* ---- signal.c: Ctrl-C ----------------------------------------------------------------------- */
 
-/* The first SIGINT or SIGTERM sets a flag; the second removes `output`.part and ends the program at once. output may be
- * NULL. */
-void cli_catch_interrupt(const char *output);
+/* The first SIGINT or SIGTERM sets a flag; the second removes `output`.part and `state`.part and ends the program at
+ * once. Both may be NULL. */
+void cli_catch_interrupt(const char *output, const char *state);
 bool cli_interrupted(void);
 
 /* ---- the verbs ------------------------------------------------------------------------------ */

@@ -172,7 +172,7 @@ int cli_compare(int argc, char **argv)
     }
     comparison c = {0};
     cli_json json = {0};
-    cli_catch_interrupt(side);
+    cli_catch_interrupt(side, NULL);
     fga_context_options machine = fga_context_options_default();
     machine.threads = threads;
     fga_status status = fga_context_create(&machine, &c.ctx);

@@ -16,12 +16,10 @@ typedef struct settings {
     const char *model, *prompt, *negative, *variant, *output, *latents, *json, *capture;
     cli_capture_choice choice;
     cli_attention attention;
-    int size[2], frames, steps, threads;
-    double guidance, shift, measure;
-    uint64_t seed;
-    int sampler, dtype, device, versus;
-    bool size_given, frames_given, steps_given, guidance_given, shift_given, measure_given;
-    bool versus_given, quiet, force;
+    cli_clip clip;
+    int threads, device, versus;
+    double measure;
+    bool measure_given, versus_given, resume, quiet, force;
 } settings;
 
 /* One command: everything that must be released, whatever happens. */
@@ -38,11 +36,10 @@ typedef struct command {
     fgv_profile profile;
     uint8_t *sparse_rgb, *dense_rgb; /* [frames][height][width][3], with --versus */
     uint64_t predicted;
+    char state[4096]; /* the file beside the output that --resume goes on from */
     cli_report report;
 } command;
 
-static const char *const samplers[] = {"unipc", "euler", NULL};
-static const char *const dtypes[] = {"auto", "f32", "bf16", NULL};
 static const char *const devices[] = {"cpu", "cuda", NULL};
 static const char *const twins[] = {"dense", NULL};
 
@@ -54,11 +51,11 @@ static int read_settings(int argc, char **argv, settings *s)
         {.help = "what to generate"},
         {"prompt", 'p', CLI_TEXT, &s->prompt, "TEXT", .help = "what the video shows"},
         {"negative", 0, CLI_TEXT, &s->negative, "TEXT", .help = "what it should not show; default: the model's own"},
-        {"size", 's', CLI_SIZE, s->size, "WxH", .help = "pixels, multiples of 16; default: the model's own",
-         .given = &s->size_given},
-        {"frames", 'f', CLI_WHOLE, &s->frames, "N", .help = "1, 5, 9, ... (4k+1); default: the model's own", .low = 1,
-         .high = 100000, .given = &s->frames_given},
-        {"seed", 0, CLI_SEED, &s->seed, "N", .help = "same seed, same video, at any number of threads; default 0"},
+        {"size", 's', CLI_SIZE, s->clip.size, "WxH", .help = "pixels, multiples of 16; default: the model's own",
+         .given = &s->clip.size_given},
+        {"frames", 'f', CLI_WHOLE, &s->clip.frames, "N", .help = "1, 5, 9, ... (4k+1); default: the model's own",
+         .low = 1, .high = 100000, .given = &s->clip.frames_given},
+        {"seed", 0, CLI_SEED, &s->clip.seed, "N", .help = "same seed, same video, at any number of threads; default 0"},
         {"output", 'o', CLI_TEXT, &s->output, "FILE",
          .help = "default fgattn.mp4; the ending decides: .mp4 and .gif (both need\n"
                  "ffmpeg), .apng, .y4m, or .png for one file per frame",
@@ -66,16 +63,17 @@ static int read_settings(int argc, char **argv, settings *s)
         {.help = "how"},
         {"model", 'm', CLI_TEXT, &s->model, "DIR",
          .help = "a Wan checkpoint in diffusers layout; default: the toy model", .low = 1},
-        {"steps", 'n', CLI_WHOLE, &s->steps, "N", .help = "denoising steps; default: the model's own", .low = 1,
-         .high = 1000, .given = &s->steps_given},
-        {"guidance", 'g', CLI_NUMBER, &s->guidance, "G",
+        {"steps", 'n', CLI_WHOLE, &s->clip.steps, "N", .help = "denoising steps; default: the model's own", .low = 1,
+         .high = 1000, .given = &s->clip.steps_given},
+        {"guidance", 'g', CLI_NUMBER, &s->clip.guidance, "G",
          .help = "how strictly to follow the prompt; 1 = plain, half the work", .low = 0, .high = 100,
-         .given = &s->guidance_given},
-        {"shift", 0, CLI_NUMBER, &s->shift, "S", .help = "flow shift; larger spends more steps on noise", .low = 0.001,
-         .high = 1000, .given = &s->shift_given},
-        {"sampler", 0, CLI_CHOICE, &s->sampler, "NAME", .help = "unipc (default) or euler", .choices = samplers},
-        {"dtype", 0, CLI_CHOICE, &s->dtype, "TYPE", .help = "of the arithmetic: auto (default), f32 or bf16",
-         .choices = dtypes},
+         .given = &s->clip.guidance_given},
+        {"shift", 0, CLI_NUMBER, &s->clip.shift, "S", .help = "flow shift; larger spends more steps on noise",
+         .low = 0.001, .high = 1000, .given = &s->clip.shift_given},
+        {"sampler", 0, CLI_CHOICE, &s->clip.sampler, "NAME", .help = "unipc (default) or euler",
+         .choices = cli_samplers},
+        {"dtype", 0, CLI_CHOICE, &s->clip.dtype, "TYPE", .help = "of the arithmetic: auto (default), f32 or bf16",
+         .choices = cli_dtypes},
         {.help = "attention"},
         {"attention", 'a', CLI_TEXT, &s->attention.text, "PRESET", .help = presets, .low = 1},
         {"density", 'd', CLI_NUMBER, &s->attention.density, "D",
@@ -115,6 +113,9 @@ static int read_settings(int argc, char **argv, settings *s)
         {"capture-layers", 0, CLI_TEXT, &s->choice.layers, "LIST", .help = "of these layers; default all", .low = 1},
         {"capture-branches", 0, CLI_TEXT, &s->choice.branches, "LIST",
          .help = "0: with the prompt (default); 1: with the negative one", .low = 1},
+        {"resume", 0, CLI_FLAG, &s->resume, NULL,
+         .help = "go on with a run of the same options that was interrupted, from\n"
+                 "the file that it left beside the output (its name and .fgstate)"},
         {"json", 0, CLI_TEXT, &s->json, "FILE", .help = "write the figures as JSON; - is standard output", .low = 1},
         {"quiet", 'q', CLI_FLAG, &s->quiet, NULL, .help = "print errors only"},
         {"force", 0, CLI_FLAG, &s->force, NULL, .help = "start even if the memory does not seem to suffice"},
@@ -150,6 +151,9 @@ static int check_settings(const settings *s)
         return cli_fail(CLI_USAGE, "generate: --%s holds what is measured, and --measure 0 measures nothing",
                         s->attention.recall_given ? "recall" : "error");
     }
+    if (s->resume && s->capture != NULL) {
+        return cli_fail(CLI_USAGE, "generate: --capture wants a whole run, and --resume has only the rest of one");
+    }
     const char *ending = strrchr(s->output, '.');
     char path[4096];
     if (ending != NULL && (strcasecmp(ending, ".mp4") == 0 || strcasecmp(ending, ".gif") == 0) &&
@@ -166,21 +170,12 @@ static int make_request(command *c)
 {
     const settings *s = &c->set;
     fgv_request *r = &c->request;
-    *r = fgv_request_default(c->model);
+    *r = cli_clip_request(&s->clip, c->model);
     r->prompt = s->prompt;
     r->negative = s->negative != NULL ? s->negative : r->negative;
-    if (s->size_given) {
-        r->width = s->size[0];
-        r->height = s->size[1];
-    }
-    r->frames = s->frames_given ? s->frames : r->frames;
-    r->steps = s->steps_given ? s->steps : r->steps;
-    r->guidance = s->guidance_given ? s->guidance : r->guidance;
-    r->shift = s->shift_given ? s->shift : r->shift;
-    r->seed = s->seed;
-    r->sampler = s->sampler == 0 ? FGV_SAMPLER_UNIPC : FGV_SAMPLER_EULER;
-    r->compute = (fgv_compute)s->dtype;
     r->measure_fraction = s->measure_given ? s->measure : r->measure_fraction;
+    r->state = c->state;
+    r->resume = s->resume;
     int code = cli_use_profile(c->ctx, &c->profile, &s->attention, c->model, r);
     if (code != CLI_DONE) {
         return code;
@@ -328,18 +323,37 @@ static int interrupted_by_dense_twin(const command *c)
     return cli_fail(CLI_INTERRUPTED, "interrupted in the dense twin; %s is complete", c->set.output);
 }
 
+static int interrupted(const command *c)
+{
+    int kept = c->report.run.result.steps_kept;
+    if (kept > 0) {
+        return cli_fail(CLI_INTERRUPTED,
+                        "interrupted; nothing was written to %s, and %s keeps %d of %d steps: the same command with "
+                        "--resume goes on",
+                        c->set.output, c->state, kept, c->request.steps);
+    }
+    return cli_fail(CLI_INTERRUPTED, "interrupted; nothing was written to %s%s%s", c->set.output,
+                    c->set.resume ? ", and --resume still finds " : "", c->set.resume ? c->state : "");
+}
+
 static int generate_video(command *c)
 {
     int code = generate_one(c, "", c->sparse_rgb, &c->report.run);
     if (code == CLI_INTERRUPTED) {
-        return cli_fail(code, "interrupted; nothing was written to %s", c->set.output);
+        return interrupted(c);
     }
     if (code != CLI_DONE) {
         return code;
     }
     fga_status status = fgv_capture_finish(&c->capture.writer);
     status = status == FGA_OK ? fgv_writer_finish(&c->writer) : status;
-    return status == FGA_OK ? CLI_DONE : cli_fail_status(c->ctx, status);
+    if (status != FGA_OK) {
+        return cli_fail_status(c->ctx, status);
+    }
+    if (remove(c->state) != 0 && errno != ENOENT) {
+        cli_warn("cannot remove %s: %s", c->state, strerror(errno));
+    }
+    return CLI_DONE;
 }
 
 /* The same request with every key kept, and nothing measured: the time of a plain dense run. */
@@ -351,6 +365,8 @@ static int generate_twin(command *c)
     }
     c->request.measure_fraction = 0;
     c->request.override_count = 0;
+    c->request.state = NULL;
+    c->request.resume = false;
     int code = generate_one(c, "dense twin: ", c->dense_rgb, &c->report.dense);
     if (code == CLI_INTERRUPTED) {
         return interrupted_by_dense_twin(c);
@@ -389,6 +405,26 @@ static int begin_capture(command *c)
 }
 
 /* ---- the command --------------------------------------------------------------------------------- */
+
+/* The state's name, and whether it is where it should be. */
+static int find_state(command *c)
+{
+    const char *output = c->set.output;
+    if (snprintf(c->state, sizeof c->state, "%s.fgstate", output) >= (int)sizeof c->state) {
+        return cli_fail(CLI_USAGE, "generate: the name of the output is too long: %.100s...", output);
+    }
+    FILE *file = fopen(c->state, "rb");
+    if (file == NULL && c->set.resume) {
+        return cli_fail(CLI_ERROR, "nothing to resume: cannot open %s: %s", c->state, strerror(errno));
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+    if (file != NULL && !c->set.resume && !c->set.quiet) {
+        cli_warn("%s is of an interrupted run, which --resume would go on with; this run replaces it", c->state);
+    }
+    return CLI_DONE;
+}
 
 static int prepare(command *c)
 {
@@ -468,7 +504,10 @@ int cli_generate(int argc, char **argv)
     int code = read_settings(argc, argv, &c.set);
     code = code == CLI_DONE ? check_settings(&c.set) : code;
     if (code == CLI_DONE) {
-        cli_catch_interrupt(c.set.output);
+        code = find_state(&c);
+    }
+    if (code == CLI_DONE) {
+        cli_catch_interrupt(c.set.output, c.state);
         code = carry_out(&c);
     }
     fgv_writer_abandon(&c.writer);

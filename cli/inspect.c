@@ -9,11 +9,9 @@
 typedef struct settings {
     const char *input, *model, *prompt, *negative, *variant, *output, *json, *policies;
     cli_capture_choice choice;
-    int size[2], frames, steps, threads, blocks;
-    double guidance, shift;
-    uint64_t seed;
-    int sampler, dtype;
-    bool size_given, frames_given, steps_given, guidance_given, shift_given, quiet;
+    cli_clip clip;
+    int threads, blocks;
+    bool quiet;
 } settings;
 
 typedef struct command {
@@ -29,9 +27,6 @@ typedef struct command {
     fga_status failed;         /* of the study, inside a generation */
 } command;
 
-static const char *const samplers[] = {"unipc", "euler", NULL};
-static const char *const dtypes[] = {"auto", "f32", "bf16", NULL};
-
 static int read_settings(int argc, char **argv, settings *s)
 {
     const cli_option options[] = {
@@ -42,20 +37,21 @@ static int read_settings(int argc, char **argv, settings *s)
         {"negative", 0, CLI_TEXT, &s->negative, "TEXT", .help = "what it should not show; default: the model's own"},
         {"model", 'm', CLI_TEXT, &s->model, "DIR",
          .help = "a Wan checkpoint in diffusers layout; default: the toy model", .low = 1},
-        {"size", 's', CLI_SIZE, s->size, "WxH", .help = "pixels, multiples of 16; default: the model's own",
-         .given = &s->size_given},
-        {"frames", 'f', CLI_WHOLE, &s->frames, "N", .help = "1, 5, 9, ... (4k+1); default: the model's own", .low = 1,
-         .high = 100000, .given = &s->frames_given},
-        {"steps", 'n', CLI_WHOLE, &s->steps, "N", .help = "denoising steps; default: the model's own", .low = 1,
-         .high = 1000, .given = &s->steps_given},
-        {"seed", 0, CLI_SEED, &s->seed, "N", .help = "of the noise; default 0"},
-        {"guidance", 'g', CLI_NUMBER, &s->guidance, "G", .help = "1 = plain, half the work", .low = 0, .high = 100,
-         .given = &s->guidance_given},
-        {"shift", 0, CLI_NUMBER, &s->shift, "S", .help = "flow shift", .low = 0.001, .high = 1000,
-         .given = &s->shift_given},
-        {"sampler", 0, CLI_CHOICE, &s->sampler, "NAME", .help = "unipc (default) or euler", .choices = samplers},
-        {"dtype", 0, CLI_CHOICE, &s->dtype, "TYPE", .help = "of the arithmetic: auto (default), f32 or bf16",
-         .choices = dtypes},
+        {"size", 's', CLI_SIZE, s->clip.size, "WxH", .help = "pixels, multiples of 16; default: the model's own",
+         .given = &s->clip.size_given},
+        {"frames", 'f', CLI_WHOLE, &s->clip.frames, "N", .help = "1, 5, 9, ... (4k+1); default: the model's own",
+         .low = 1, .high = 100000, .given = &s->clip.frames_given},
+        {"steps", 'n', CLI_WHOLE, &s->clip.steps, "N", .help = "denoising steps; default: the model's own", .low = 1,
+         .high = 1000, .given = &s->clip.steps_given},
+        {"seed", 0, CLI_SEED, &s->clip.seed, "N", .help = "of the noise; default 0"},
+        {"guidance", 'g', CLI_NUMBER, &s->clip.guidance, "G", .help = "1 = plain, half the work", .low = 0, .high = 100,
+         .given = &s->clip.guidance_given},
+        {"shift", 0, CLI_NUMBER, &s->clip.shift, "S", .help = "flow shift", .low = 0.001, .high = 1000,
+         .given = &s->clip.shift_given},
+        {"sampler", 0, CLI_CHOICE, &s->clip.sampler, "NAME", .help = "unipc (default) or euler",
+         .choices = cli_samplers},
+        {"dtype", 0, CLI_CHOICE, &s->clip.dtype, "TYPE", .help = "of the arithmetic: auto (default), f32 or bf16",
+         .choices = cli_dtypes},
         {.help = "which attentions, and what of them"},
         {"capture-steps", 0, CLI_TEXT, &s->choice.steps, "LIST",
          .help = "of these steps: 0,4-6,last or all; default: at 1/4, 1/2 and\n3/4 of the run, or all of a file",
@@ -103,17 +99,17 @@ static int check_settings(const settings *s)
                                        ? "inspect: nothing to look at; give --capture FILE or --prompt TEXT"
                                        : "inspect: --capture and --prompt are two things to look at; give one");
     }
-    bool generation = s->model != NULL || s->negative != NULL || s->size_given || s->frames_given || s->steps_given ||
-                      s->guidance_given || s->shift_given;
+    bool generation = s->model != NULL || s->negative != NULL || s->clip.size_given || s->clip.frames_given ||
+                      s->clip.steps_given || s->clip.guidance_given || s->clip.shift_given;
     if (s->input != NULL && generation) {
         return cli_fail(CLI_USAGE, "inspect: %s is for a generation; --capture brings what was captured",
-                        s->model != NULL      ? "--model"
-                        : s->negative != NULL ? "--negative"
-                        : s->size_given       ? "--size"
-                        : s->frames_given     ? "--frames"
-                        : s->steps_given      ? "--steps"
-                        : s->guidance_given   ? "--guidance"
-                                              : "--shift");
+                        s->model != NULL         ? "--model"
+                        : s->negative != NULL    ? "--negative"
+                        : s->clip.size_given     ? "--size"
+                        : s->clip.frames_given   ? "--frames"
+                        : s->clip.steps_given    ? "--steps"
+                        : s->clip.guidance_given ? "--guidance"
+                                                 : "--shift");
     }
     return CLI_DONE;
 }
@@ -228,18 +224,9 @@ static bool on_progress(void *user, const fgv_progress *progress)
 static int make_request(command *c, fgv_request *r)
 {
     const settings *s = &c->set;
-    *r = fgv_request_default(c->model);
+    *r = cli_clip_request(&s->clip, c->model);
     r->prompt = s->prompt;
     r->negative = s->negative != NULL ? s->negative : r->negative;
-    r->width = s->size_given ? s->size[0] : r->width;
-    r->height = s->size_given ? s->size[1] : r->height;
-    r->frames = s->frames_given ? s->frames : r->frames;
-    r->steps = s->steps_given ? s->steps : r->steps;
-    r->guidance = s->guidance_given ? s->guidance : r->guidance;
-    r->shift = s->shift_given ? s->shift : r->shift;
-    r->seed = s->seed;
-    r->sampler = s->sampler == 0 ? FGV_SAMPLER_UNIPC : FGV_SAMPLER_EULER;
-    r->compute = (fgv_compute)s->dtype;
     r->measure_fraction = 0;
     r->on_attention = on_attention;
     r->on_progress = on_progress;
@@ -376,7 +363,7 @@ int cli_inspect(int argc, char **argv)
     int code = read_settings(argc, argv, &c->set);
     code = code == CLI_DONE ? check_settings(&c->set) : code;
     if (code == CLI_DONE) {
-        cli_catch_interrupt(c->set.output);
+        cli_catch_interrupt(c->set.output, NULL);
         code = carry_out(c);
     }
     cli_json_abandon(&c->page);

@@ -62,3 +62,23 @@ int cli_open_model(fga_context *ctx, const char *directory, fgv_model **model)
     int code = cli_fail_status(ctx, status);
     return status == FGA_ERR_IO || status == FGA_ERR_ARGUMENT ? CLI_BAD_DATA : code;
 }
+
+const char *const cli_samplers[] = {"unipc", "euler", NULL};
+const char *const cli_dtypes[] = {"auto", "f32", "bf16", NULL};
+
+fgv_request cli_clip_request(const cli_clip *clip, const fgv_model *model)
+{
+    fgv_request r = fgv_request_default(model);
+    if (clip->size_given) {
+        r.width = clip->size[0];
+        r.height = clip->size[1];
+    }
+    r.frames = clip->frames_given ? clip->frames : r.frames;
+    r.steps = clip->steps_given ? clip->steps : r.steps;
+    r.guidance = clip->guidance_given ? clip->guidance : r.guidance;
+    r.shift = clip->shift_given ? clip->shift : r.shift;
+    r.seed = clip->seed;
+    r.sampler = (fgv_sampler)clip->sampler;
+    r.compute = (fgv_compute)clip->dtype;
+    return r;
+}

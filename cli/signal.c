@@ -6,15 +6,17 @@
 #include <unistd.h>
 
 static volatile sig_atomic_t interrupted;
-static char unfinished[4096]; /* removed by the second signal; "" = nothing */
+static char unfinished[2][4096]; /* removed by the second signal; "" = nothing */
 static bool talk;
 
 static void on_signal(int number)
 {
     (void)number;
     if (interrupted != 0) {
-        if (unfinished[0] != '\0') {
-            unlink(unfinished);
+        for (int i = 0; i < 2; i++) {
+            if (unfinished[i][0] != '\0') {
+                unlink(unfinished[i]);
+            }
         }
         _exit(CLI_INTERRUPTED);
     }
@@ -26,12 +28,18 @@ static void on_signal(int number)
     }
 }
 
-void cli_catch_interrupt(const char *output)
+static void note_unfinished(int index, const char *output)
 {
     size_t length = output != NULL ? strlen(output) : 0;
-    if (length > 0 && length + sizeof ".part" <= sizeof unfinished) {
-        snprintf(unfinished, sizeof unfinished, "%s.part", output);
+    if (length > 0 && length + sizeof ".part" <= sizeof unfinished[index]) {
+        snprintf(unfinished[index], sizeof unfinished[index], "%s.part", output);
     }
+}
+
+void cli_catch_interrupt(const char *output, const char *state)
+{
+    note_unfinished(0, output);
+    note_unfinished(1, state);
     talk = cli_is_terminal(stderr);
     struct sigaction action = {.sa_handler = on_signal};
     sigemptyset(&action.sa_mask);

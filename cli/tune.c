@@ -24,10 +24,10 @@ enum { OWN_PROMPTS = sizeof own_prompts / sizeof own_prompts[0], MAX_PROMPTS = 1
 typedef struct settings {
     const char *model, *prompts, *capture, *variant, *output;
     cli_attention attention;
-    int hold_out, size[2], frames, steps, threads, sampler, dtype;
-    double guidance, shift, quantile, measure;
-    uint64_t seed;
-    bool hold_out_given, size_given, frames_given, steps_given, guidance_given, shift_given, quiet;
+    cli_clip clip;
+    int hold_out, threads;
+    double quantile, measure;
+    bool hold_out_given, quiet;
 } settings;
 
 typedef struct tuning {
@@ -42,9 +42,6 @@ typedef struct tuning {
     int prompt_count, tuned_on;
     double seconds;
 } tuning;
-
-static const char *const samplers[] = {"unipc", "euler", NULL};
-static const char *const dtypes[] = {"auto", "f32", "bf16", NULL};
 
 static int read_settings(int argc, char **argv, settings *s)
 {
@@ -75,20 +72,26 @@ static int read_settings(int argc, char **argv, settings *s)
          .low = 1},
         {"model", 'm', CLI_TEXT, &s->model, "DIR",
          .help = "a Wan checkpoint in diffusers layout; default: the toy model", .low = 1},
-        {"size", 's', CLI_SIZE, s->size, "WxH", .help = "as for generate, and so on", .given = &s->size_given},
-        {"frames", 'f', CLI_WHOLE, &s->frames, "N", .help = "", .low = 1, .high = 100000, .given = &s->frames_given},
-        {"steps", 'n', CLI_WHOLE, &s->steps, "N", .help = "", .low = 1, .high = 1000, .given = &s->steps_given},
-        {"guidance", 'g', CLI_NUMBER, &s->guidance, "G", .help = "", .low = 0, .high = 100,
-         .given = &s->guidance_given},
-        {"shift", 0, CLI_NUMBER, &s->shift, "S", .help = "", .low = 0.001, .high = 1000, .given = &s->shift_given},
-        {"sampler", 0, CLI_CHOICE, &s->sampler, "NAME", .help = "unipc (default) or euler", .choices = samplers},
-        {"seed", 0, CLI_SEED, &s->seed, "N", .help = "of the first prompt; the others count on from it; default 0"},
+        {"size", 's', CLI_SIZE, s->clip.size, "WxH", .help = "as for generate, and so on",
+         .given = &s->clip.size_given},
+        {"frames", 'f', CLI_WHOLE, &s->clip.frames, "N", .help = "", .low = 1, .high = 100000,
+         .given = &s->clip.frames_given},
+        {"steps", 'n', CLI_WHOLE, &s->clip.steps, "N", .help = "", .low = 1, .high = 1000,
+         .given = &s->clip.steps_given},
+        {"guidance", 'g', CLI_NUMBER, &s->clip.guidance, "G", .help = "", .low = 0, .high = 100,
+         .given = &s->clip.guidance_given},
+        {"shift", 0, CLI_NUMBER, &s->clip.shift, "S", .help = "", .low = 0.001, .high = 1000,
+         .given = &s->clip.shift_given},
+        {"sampler", 0, CLI_CHOICE, &s->clip.sampler, "NAME", .help = "unipc (default) or euler",
+         .choices = cli_samplers},
+        {"seed", 0, CLI_SEED, &s->clip.seed, "N",
+         .help = "of the first prompt; the others count on from it; default 0"},
         {"measure", 0, CLI_NUMBER, &s->measure, "F",
          .help = "share of the queries that every head is measured on; default 0.1", .low = 1e-6, .high = 1},
         {.help = "machine and output"},
         {"output", 'o', CLI_TEXT, &s->output, "FILE", .help = "the profile; default profile.json", .low = 1},
-        {"dtype", 0, CLI_CHOICE, &s->dtype, "TYPE", .help = "of the arithmetic: auto (default), f32 or bf16",
-         .choices = dtypes},
+        {"dtype", 0, CLI_CHOICE, &s->clip.dtype, "TYPE", .help = "of the arithmetic: auto (default), f32 or bf16",
+         .choices = cli_dtypes},
         {"threads", 't', CLI_WHOLE, &s->threads, "N", .help = "default: every processor this process may use", .low = 1,
          .high = 1024},
         {"variant", 0, CLI_TEXT, &s->variant, "NAME", .help = "force one kernel family; `fgattn doctor` lists them",
@@ -225,7 +228,7 @@ static int generate(tuning *t, const char *label, int index, fgv_request r, run 
     one->t = t;
     one->line = cli_progress_start(t->set.quiet, label);
     r.prompt = t->prompts[index];
-    r.seed = t->set.seed + (uint64_t)index;
+    r.seed = t->set.clip.seed + (uint64_t)index;
     r.on_progress = on_progress;
     r.user = one;
     fga_status status = fgv_generate(t->model, &r, NULL);
@@ -388,17 +391,7 @@ static int make_request(tuning *t)
 {
     const settings *s = &t->set;
     fgv_request *r = &t->request;
-    *r = fgv_request_default(t->model); /* dense */
-    if (s->size_given) {
-        r->width = s->size[0];
-        r->height = s->size[1];
-    }
-    r->frames = s->frames_given ? s->frames : r->frames;
-    r->steps = s->steps_given ? s->steps : r->steps;
-    r->guidance = s->guidance_given ? s->guidance : r->guidance;
-    r->shift = s->shift_given ? s->shift : r->shift;
-    r->sampler = s->sampler == 0 ? FGV_SAMPLER_UNIPC : FGV_SAMPLER_EULER;
-    r->compute = (fgv_compute)s->dtype;
+    *r = cli_clip_request(&s->clip, t->model); /* dense */
     r->measure_fraction = 0;
     r->prompt = t->prompts[0];
     fga_status status = fgv_request_check(t->model, r);
@@ -513,7 +506,7 @@ int cli_tune(int argc, char **argv)
                 .profile = fgv_profile_default()};
     int code = read_settings(argc, argv, &t.set);
     if (code == CLI_DONE) {
-        cli_catch_interrupt(NULL);
+        cli_catch_interrupt(NULL, NULL);
         code = carry_out(&t);
     }
     for (int i = 0; i < t.prompt_count; i++) {

@@ -515,13 +515,23 @@ FGA_API void fga_session_destroy(fga_session **session);
 FGA_API size_t fga_session_workspace(const fga_session *session);
 /* Self-attention of (step of steps, layer, branch) under the policy; args->mask and args->lse must be NULL. Tokens
  * must already be in the policy's order. What ran is in *kind if not NULL: a reuse without a mask of the newest refresh
- * refreshes. Padding is never attended. steps must stay what it was at the first call. */
+ * refreshes. Padding is never attended, and neither are keys with bias -inf, of which no mask keeps whole tiles. steps
+ * must stay what it was at the first call. */
 FGA_API fga_status fga_session_attend(fga_session *session, int step, int steps, int layer, int branch,
                                       const fga_attend_args *args, void *workspace, fga_step_kind *kind);
 /* The mask in force for (layer, branch), borrowed until the next call of fga_session_attend, which may rewrite it; NULL
  * if none. Retain it to keep it: the session then makes itself another. */
 FGA_API const fga_mask *fga_session_mask(const fga_session *session, int layer, int branch);
 FGA_API fga_session_report fga_session_get_report(const fga_session *session);
+/* Between two calls of fga_session_attend: all that later steps depend on, and the report so far, as bytes. They go to
+ * `write` piece by piece; returning false stops with FGA_ERR_INTERRUPTED. *bytes, if not NULL, is how many there are in
+ * all; write NULL: only that. */
+FGA_API fga_status fga_session_save(const fga_session *session,
+                                    bool (*write)(void *user, const void *bytes, size_t count), void *user,
+                                    uint64_t *bytes);
+/* Into a session of the same description that has attended to nothing: it goes on where the other one was, to the same
+ * bytes. FGA_ERR_DATA says what does not fit; the session is then as it was made. */
+FGA_API fga_status fga_session_load(fga_session *session, const void *bytes, size_t count);
 
 #ifdef __cplusplus
 }

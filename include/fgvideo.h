@@ -106,6 +106,11 @@ typedef struct fgv_request {
     /* Told of every measured call of self-attention. May be NULL. */
     void (*on_measure)(void *user, const fga_measured *measured);
     void *user;
+    /* A file that holds the generation as it stood after its last whole step, replaced atomically after every step; the
+     * caller removes it when it has the video. NULL: none. Not with functions in the policy, which have no text form.
+     */
+    const char *state;
+    bool resume; /* go on from it, to the same bytes. FGA_ERR_ARGUMENT names what differs from the run that it is of */
     uintptr_t reserved[3];
 } fgv_request;
 
@@ -117,6 +122,7 @@ typedef struct fgv_result {
     fga_session_report attention;
     const char *compute; /* "f32" or "bf16": what auto resolved to */
     uint64_t predicted_bytes;
+    int steps_kept; /* steps that the state file holds; 0: this run has not written it */
 } fgv_result;
 
 FGV_API fgv_request fgv_request_default(const fgv_model *model);

@@ -41,7 +41,7 @@ _fgattn() {
         generate)
             words="--prompt --negative --size --frames --seed --output --model --steps --guidance --shift --sampler
                    --dtype --attention --density --recall --error --profile --measure --versus --threads --variant --device --latents --capture --capture-steps
-                   --capture-layers --capture-branches --json
+                   --capture-layers --capture-branches --resume --json
                    --quiet --force --help"
             ;;
         tune)

@@ -157,7 +157,6 @@ typedef struct run {
     const fga_attend_plan *plan;
     const fga_attend_args *args;
     const fga_mask *mask;
-    const fga_attend_slots *slots;
     fga_spans queries, keys; /* valid ones */
     uint32_t *order;         /* [items] */
     tally *tallies;          /* [threads] */
@@ -176,7 +175,7 @@ static place place_of(const fga_attend_plan *plan, int64_t item)
 
 static int64_t mask_row(const run *r, place at)
 {
-    return fga_mask_row(r->mask, at.b, at.h, r->slots != NULL ? r->slots->block[at.u] : at.u);
+    return fga_mask_row(r->mask, at.b, at.h, at.u);
 }
 
 static const float *bias_of(const run *r, int64_t b, int64_t kv_head)
@@ -248,9 +247,6 @@ static void attend_block(void *arg, int64_t i, int worker)
     const fga_attend_desc *d = &plan->desc;
     const fga_attend_args *a = r->args;
     place at = place_of(plan, r->order[i]);
-    if (r->slots != NULL && r->slots->skip != NULL && r->slots->skip[at.b * d->query_heads + at.h]) {
-        return;
-    }
     int64_t kv_head = at.h / (d->query_heads / d->kv_heads), first = at.u * plan->rows;
     char *list = r->lists + (size_t)worker * (plan->key_list_bytes + plan->scratch_bytes);
     tally *t = &r->tallies[worker];
@@ -341,9 +337,8 @@ fga_status fga_check_mask(fga_context *ctx, const fga_attend_desc *d, const fga_
     return FGA_OK;
 }
 
-static fga_status check_args(const fga_attend_plan *plan, const fga_attend_call *call)
+static fga_status check_args(const fga_attend_plan *plan, const fga_attend_args *a)
 {
-    const fga_attend_args *a = call->args;
     fga_context *ctx = plan->ctx;
     const fga_attend_desc *d = &plan->desc;
     fga_shape queries = {d->batch, d->query_heads, d->query_len, d->head_dim, d->dtype};
@@ -357,7 +352,7 @@ static fga_status check_args(const fga_attend_plan *plan, const fga_attend_call 
     if (a->remainder != NULL) {
         FGA_TRY(fga_remainder_check(ctx, d, a->remainder));
     }
-    return a->mask != NULL && call->slots == NULL ? fga_check_mask(ctx, d, a->mask) : FGA_OK;
+    return a->mask != NULL ? fga_check_mask(ctx, d, a->mask) : FGA_OK;
 }
 
 /* What dense attention would compute: valid queries times valid keys whose bias is not -inf. */
@@ -386,15 +381,11 @@ fga_status fga_attend_execute(const fga_attend_plan *plan, const fga_attend_call
     fga_context *ctx = plan->ctx;
     const fga_attend_desc *d = &plan->desc;
     FGA_TRY(fga_check_cpu(ctx, "this use of attention"));
-    FGA_TRY(check_args(plan, call));
+    FGA_TRY(check_args(plan, call->args));
     FGA_TRY(fga_check_workspace(ctx, call->workspace, plan->workspace_bytes));
     int threads = fga_context_threads(ctx);
     run r = {.plan = plan, .args = call->args, .mask = call->args->mask};
-    if (call->slots != NULL) {
-        r.slots = call->slots;
-        r.queries = fga_spans_all(d->query_len);
-        r.keys = r.mask->key_valid;
-    } else if (r.mask != NULL) {
+    if (r.mask != NULL) {
         r.queries = r.mask->query_valid;
         r.keys = r.mask->key_valid;
     } else {
@@ -426,7 +417,7 @@ fga_status fga_attend_run(fga_attend_plan *plan, const fga_attend_args *args, vo
                                 plan == NULL ? "plan" : "args");
     }
     if (plan->ctx->options.device == FGA_DEVICE_CUDA) {
-        FGA_TRY(check_args(plan, &(fga_attend_call){.args = args}));
+        FGA_TRY(check_args(plan, args));
         FGA_TRY(fga_check_workspace(plan->ctx, workspace, plan->workspace_bytes));
         return fga_attend_run_gpu(plan, args, workspace, stream);
     }

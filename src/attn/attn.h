@@ -25,13 +25,6 @@ typedef struct fga_pairs {
     double summaries; /* one for a valid query and a group of keys that is not kept whole */
 } fga_pairs;
 
-/* Queries of some blocks of a mask only: block i of the plan, of its own M, attends to what row `block[i]` of the mask
- * keeps, for each head whose `skip` is not set (o and lse of those stay as they are). */
-typedef struct fga_attend_slots {
-    const int32_t *block; /* [plan->blocks] */
-    const uint8_t *skip;  /* [batch*query_heads], or NULL */
-} fga_attend_slots;
-
 /* fga_attend_run where a dense run (args->mask NULL) may have padding too. query and key NULL: every token is valid;
  * with a mask they are the mask's. pairs may be NULL. */
 typedef struct fga_attend_call {
@@ -39,7 +32,6 @@ typedef struct fga_attend_call {
     const fga_sequence *query, *key;
     void *workspace;
     fga_pairs *pairs;
-    const fga_attend_slots *slots; /* with a mask; or NULL. Padding queries are not looked for then */
 } fga_attend_call;
 
 /* The operators of the context's variant. */

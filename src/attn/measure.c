@@ -63,12 +63,12 @@ fga_status fga_measure(fga_context *ctx, const fga_attend_desc *desc, const fga_
     FGA_TRY(fga_check_workspace(ctx, workspace, bytes));
     const fga_mask *mask = args->attend.mask;
     fga_head_quality *heads = (fga_head_quality *)((char *)workspace + meter.workspace_bytes);
-    FGA_TRY(fga_meter_twin(&meter, &args->attend, mask != NULL ? &mask->desc.key : NULL, workspace));
     FGA_TRY(fga_meter_judge(&meter, &(fga_judge_call){.args = &args->attend,
                                                       .attended = true,
                                                       .recall = true,
                                                       .error = true,
                                                       .heads = heads,
+                                                      .key = mask != NULL ? &mask->desc.key : NULL,
                                                       .workspace = workspace}));
     fga_meter_summarise(&meter, heads, workspace, quality);
     for (int64_t head = 0; head < desc->batch * desc->query_heads; head++) {

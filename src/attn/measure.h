@@ -8,10 +8,10 @@ typedef struct fga_meter {
     fga_attend_desc desc; /* of the measured attention */
     fga_sequence query;
     fga_attend_plan dense; /* over the sampled queries */
-    fga_attend_plan slots; /* over the blocks that hold one, each cut down to its samples; for desc with a mask alone */
     int64_t samples;       /* queries per head */
     int32_t block_m;       /* rows of a block in recall_p05 */
     int64_t blocks;        /* blocks of a head that hold a sample */
+    int32_t chunk;         /* samples of a head that share a pass over its keys when a mask is judged */
     size_t workspace_bytes;
 } fga_meter;
 
@@ -28,15 +28,15 @@ typedef struct fga_judge_call {
     bool recall, error;          /* which figures are wanted; the others are left as they are */
     const uint8_t *skip;         /* [batch*query_heads]: heads to leave as they are; or NULL */
     fga_head_quality *heads;     /* [batch*query_heads] */
-    void *workspace;             /* in which fga_meter_twin ran for the same q, k, v and key_bias */
+    const fga_sequence *key;     /* where the valid keys are */
+    bool twin;                   /* the workspace has the exact attention of this q, k, v and key_bias; else it is made,
+                                    where it can be in the pass that judges */
+    void *workspace;
 } fga_judge_call;
 
 /* desc is the measured attention's. query NULL: for the workspace of any sequence of that length. */
 fga_status fga_meter_init(fga_context *ctx, const fga_attend_desc *desc, const fga_sequence *query, double fraction,
                           fga_meter *meter);
-/* Exact dense attention of the samples. key: where the valid keys are; NULL = all. */
-fga_status fga_meter_twin(const fga_meter *meter, const fga_attend_args *args, const fga_sequence *key,
-                          void *workspace);
 /* What the samples lose under args->mask: from its outputs, or, where it has not been attended with yet, by attending
  * with the samples alone. */
 fga_status fga_meter_judge(const fga_meter *meter, const fga_judge_call *call);

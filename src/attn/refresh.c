@@ -4,6 +4,7 @@
 #include "attn/policy.h"
 
 #include <inttypes.h>
+#include <math.h>
 
 /* ---- plan ----------------------------------------------------------------------------------------- */
 
@@ -111,6 +112,8 @@ fga_status fga_refresh_init(fga_context *ctx, const fga_policy *policy, const fg
         plan->moments_at = plan->workspace_bytes;
         fits = fits && fga_size_add(&plan->workspace_bytes, rows, 2 * sizeof(float));
     }
+    plan->out_at = plan->workspace_bytes;
+    fits = fits && fga_out_bytes(&d, &plan->workspace_bytes);
     plan->scratch_at = plan->workspace_bytes;
     plan->scratch_bytes = fga_selector_scratch(policy, plan->tiles);
     if (!fits || !add_selection(plan, &d, &plan->workspace_bytes)) {
@@ -135,6 +138,16 @@ const float *fga_refresh_scores(const fga_refresh_plan *plan, const void *worksp
     return (const float *)((const char *)workspace + plan->scores_at) + row * plan->tiles;
 }
 
+/* Tiles that are out come after every other by their score; NaN, wherever sums skip them. */
+static void mark_out(const run *r, const fga_scored_row *row)
+{
+    const uint64_t *out = fga_selector_out(&r->selector, row->row);
+    float *scores = (float *)row->scores; /* the worker's, or in the workspace: nobody else's */
+    for (int64_t v = 0; out != NULL && v < r->plan->tiles; v++) {
+        scores[v] = (out[v / 64] >> (v % 64) & 1) != 0 ? NAN : scores[v];
+    }
+}
+
 static void select_row(const run *r, const fga_scored_row *row)
 {
     char *scratch = (char *)r->call->workspace + r->plan->scratch_at + (size_t)row->worker * r->plan->scratch_bytes;
@@ -148,6 +161,7 @@ static void take_row(void *arg, const fga_scored_row *row)
         r->moments[2 * row->row] = row->mean;
         r->moments[2 * row->row + 1] = row->spread;
     }
+    mark_out(r, row);
     if (r->plan->policy.select != FGA_SELECT_BUDGET) {
         select_row(r, row);
     }
@@ -208,6 +222,7 @@ static fga_status select_by_scores(run *r)
 fga_status fga_refresh_run(const fga_refresh_plan *plan, const fga_refresh_call *call)
 {
     run r = {.plan = plan, .call = call, .selector = fga_selector_make(&plan->policy, call->mask)};
+    fga_selector_find_out(&r.selector, call->args, (char *)call->workspace + plan->out_at);
     if (plan->keep_scores) {
         r.moments = (float *)((char *)call->workspace + plan->moments_at);
     }

@@ -1,6 +1,7 @@
 /* sample.c - exact dense attention of evenly spaced queries, and what a mask keeps of it. */
 #include "attn/measure.h"
 
+#include "attn/remainder.h"
 #include "base/half.h"
 
 #include <assert.h>
@@ -23,52 +24,83 @@ static size_t row_bytes(const fga_meter *meter)
     return (size_t)meter->desc.head_dim * fga_dtype_size(meter->desc.dtype);
 }
 
-static bool has_slots(const fga_meter *meter)
-{
-    return meter->desc.block_m != 0;
-}
-
 /* ---- workspace ------------------------------------------------------------------------------------ */
 
 typedef struct parts {
-    char *q, *o;           /* [batch][query_heads][samples][head_dim]: packed queries, and their dense outputs */
-    float *lse;            /* [batch][query_heads][samples]: L of dense attention */
-    double *block;         /* [batch*query_heads][blocks]: mean recall */
-    int32_t *slot_block;   /* [blocks]: the block whose samples a slot holds */
-    char *slot_q, *slot_o; /* [batch][query_heads][blocks][slot rows][head_dim]; rows past the samples are zero */
-    float *slot_lse;       /* [batch][query_heads][blocks][slot rows] */
-    void *attend;
+    char *q, *o;     /* [batch][query_heads][samples][head_dim]: packed queries, and their dense outputs */
+    float *lse;      /* [batch][query_heads][samples]: L of dense attention */
+    char *kept_o;    /* as o, under the mask, with its summaries */
+    float *kept_lse; /* as lse, of the kept keys alone */
+    double *block;   /* [batch*query_heads][blocks]: mean recall */
+    char *work;      /* the dense attention's workspace; when judging, a desk per thread */
 } parts;
+
+/* What one worker needs to judge a mask; see judge_chunk. */
+typedef struct desk {
+    uint32_t *list; /* [keys] */
+    uint32_t *kept; /* [chunk rows / 32][keys] */
+    void *scratch;
+} desk;
+
+static int64_t kept_words(const fga_meter *meter)
+{
+    return fga_ceil_div(meter->chunk, 32) * meter->desc.key_len;
+}
+
+static size_t desk_bytes(const fga_meter *meter, size_t at[3])
+{
+    const fga_ops *ops = &meter->dense.ops;
+    fga_dtype dtype = meter->desc.dtype;
+    size_t used = 0;
+    bool fits = fga_size_add(&used, meter->desc.key_len, sizeof(uint32_t)); /* at most 2^30 of at most 1 KB: it fits */
+    at[0] = used;
+    fits = fits && fga_size_add(&used, kept_words(meter), sizeof(uint32_t));
+    at[1] = used;
+    fits = fits && fga_size_add(&used, 1,
+                                ops->probe_scratch[dtype](meter->chunk, (int32_t)meter->desc.head_dim, dtype,
+                                                          meter->desc.key_len));
+    at[2] = used;
+    assert(fits);
+    return used;
+}
+
+static desk desk_of(const fga_meter *meter, const parts *p, int worker)
+{
+    size_t at[3], bytes = desk_bytes(meter, at);
+    char *base = p->work + (size_t)worker * bytes;
+    return (desk){(uint32_t *)base, (uint32_t *)(base + at[0]), base + at[1]};
+}
 
 static bool lay_out(const fga_meter *meter, char *base, size_t *used, parts *p)
 {
+    enum { PARTS = 7 };
     int64_t heads = all_heads(meter), rows = heads * meter->samples;
-    int64_t slots = has_slots(meter) ? heads * meter->slots.desc.query_len : 0;
-    size_t attend = meter->dense.workspace_bytes;
-    if (has_slots(meter) && meter->slots.workspace_bytes > attend) {
-        attend = meter->slots.workspace_bytes;
+    size_t at[PARTS + 1] = {0}, inside[3], work = meter->dense.workspace_bytes;
+    if (meter->desc.block_m != 0) {
+        size_t desks = 0;
+        if (!fga_size_add(&desks, fga_context_threads(meter->dense.ctx), desk_bytes(meter, inside))) {
+            return false;
+        }
+        work = desks > work ? desks : work;
     }
-    size_t at[10] = {0};
-    const int64_t counts[9] = {rows, rows, rows, heads * meter->blocks, meter->blocks, slots, slots, slots, 1};
-    const size_t sizes[9] = {row_bytes(meter), row_bytes(meter), sizeof(float), sizeof(double), sizeof(int32_t),
-                             row_bytes(meter), row_bytes(meter), sizeof(float), attend};
-    for (int i = 0; i < 9; i++) {
+    const int64_t counts[PARTS] = {rows, rows, rows, rows, rows, heads * meter->blocks, 1};
+    const size_t sizes[PARTS] = {row_bytes(meter), row_bytes(meter), sizeof(float), row_bytes(meter),
+                                 sizeof(float),    sizeof(double),   work};
+    for (int i = 0; i < PARTS; i++) {
         at[i + 1] = at[i];
         if (!fga_size_add(&at[i + 1], counts[i], sizes[i])) {
             return false;
         }
     }
-    *used = at[9];
+    *used = at[PARTS];
     if (base != NULL) {
         *p = (parts){base + at[0],
                      base + at[1],
                      (float *)(base + at[2]),
-                     (double *)(base + at[3]),
-                     (int32_t *)(base + at[4]),
-                     base + at[5],
-                     base + at[6],
-                     (float *)(base + at[7]),
-                     base + at[8]};
+                     base + at[3],
+                     (float *)(base + at[4]),
+                     (double *)(base + at[5]),
+                     base + at[6]};
     }
     return true;
 }
@@ -82,19 +114,6 @@ static int64_t count_blocks(const fga_meter *meter)
         last = u;
     }
     return blocks;
-}
-
-/* Samples are at least 1/fraction tokens apart. Kernels work in strips of queries, so a slot has the fewest rows that a
- * mask's block may have. */
-static int32_t slot_rows(double fraction, int32_t block_m)
-{
-    static const int32_t sizes[] = {16, 32, 64, 128};
-    for (int i = 0; i < 4; i++) {
-        if (sizes[i] < block_m && floor(fraction * (double)block_m) + 1 <= (double)sizes[i]) {
-            return sizes[i];
-        }
-    }
-    return block_m;
 }
 
 fga_status fga_meter_init(fga_context *ctx, const fga_attend_desc *desc, const fga_sequence *query, double fraction,
@@ -123,12 +142,7 @@ fga_status fga_meter_init(fga_context *ctx, const fga_attend_desc *desc, const f
     FGA_TRY(fga_attend_plan_init(ctx, &plan, &meter->dense));
     meter->block_m = desc->block_m != 0 ? desc->block_m : meter->dense.rows;
     meter->blocks = any ? fga_min(meter->samples, fga_ceil_div(desc->query_len, meter->block_m)) : count_blocks(meter);
-    if (has_slots(meter)) {
-        plan.block_m = slot_rows(fraction, desc->block_m);
-        plan.tile_n = desc->tile_n;
-        plan.query_len = meter->blocks * plan.block_m;
-        FGA_TRY(fga_attend_plan_init(ctx, &plan, &meter->slots));
-    }
+    meter->chunk = meter->dense.rows;
     if (!lay_out(meter, NULL, &meter->workspace_bytes, NULL)) {
         return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "%lld measured queries are too many",
                                 (long long)meter->samples);
@@ -141,7 +155,8 @@ fga_status fga_meter_init(fga_context *ctx, const fga_attend_desc *desc, const f
 typedef struct run {
     const fga_meter *meter;
     const fga_attend_args *args;
-    const fga_judge_call *call; /* when judging */
+    const fga_judge_call *call;
+    bool twin; /* exact attention is made in the pass that judges */
     parts part;
 } run;
 
@@ -153,9 +168,9 @@ static run start(const fga_meter *meter, const fga_attend_args *args, void *work
     return r;
 }
 
-/* Walks the samples in order, and the slot and the row of it that each stands in. */
+/* Walks the samples in order; block counts those that hold one, row the samples of it. */
 typedef struct walk {
-    int64_t sample, token, slot, row;
+    int64_t sample, token, block, row;
 } walk;
 
 static bool step(const fga_meter *meter, walk *at)
@@ -166,7 +181,7 @@ static bool step(const fga_meter *meter, walk *at)
     int64_t token = sample_token(meter, at->sample), last = at->token;
     at->token = token;
     if (at->sample == 0 || token / meter->block_m != last / meter->block_m) {
-        at->slot++;
+        at->block++;
         at->row = 0;
     } else {
         at->row++;
@@ -179,65 +194,130 @@ static bool step(const fga_meter *meter, walk *at)
         -1, 0, -1, 0 \
     }
 
-static int64_t slot_at(const fga_meter *meter, int64_t head, const walk *at)
-{
-    return (head * meter->blocks + at->slot) * meter->slots.desc.block_m + at->row;
-}
-
 static void pack_head(void *arg, int64_t head, int worker)
 {
     (void)worker;
     const run *r = arg;
     const fga_meter *meter = r->meter;
     size_t bytes = row_bytes(meter);
-    int64_t heads = meter->desc.query_heads, slots = has_slots(meter) ? meter->slots.desc.query_len : 0;
-    memset(r->part.slot_q + (size_t)(head * slots) * bytes, 0, (size_t)slots * bytes);
-    for (walk at = WALK_START; step(meter, &at);) {
-        const void *row = fga_tensor_row(&r->args->q, head / heads, head % heads, at.token);
-        memcpy(r->part.q + (size_t)(head * meter->samples + at.sample) * bytes, row, bytes);
-        if (slots > 0) {
-            memcpy(r->part.slot_q + (size_t)slot_at(meter, head, &at) * bytes, row, bytes);
-        }
+    int64_t heads = meter->desc.query_heads;
+    for (int64_t i = 0; i < meter->samples; i++) {
+        const void *row = fga_tensor_row(&r->args->q, head / heads, head % heads, sample_token(meter, i));
+        memcpy(r->part.q + (size_t)(head * meter->samples + i) * bytes, row, bytes);
     }
 }
 
-fga_status fga_meter_twin(const fga_meter *meter, const fga_attend_args *args, const fga_sequence *key, void *workspace)
+static fga_status pack_samples(run *r)
 {
-    const fga_attend_desc *d = &meter->dense.desc;
-    fga_context *ctx = meter->dense.ctx;
-    fga_shape queries = {d->batch, d->query_heads, meter->desc.query_len, d->head_dim, d->dtype};
-    FGA_TRY(fga_check_tensor(ctx, "q", &args->q, &queries));
-    FGA_TRY(fga_check_workspace(ctx, workspace, meter->workspace_bytes));
-    run r = start(meter, args, workspace);
-    for (walk at = WALK_START; step(meter, &at);) {
-        r.part.slot_block[at.slot] = (int32_t)(at.token / meter->block_m);
-    }
-    fga_parallel_for(ctx, all_heads(meter), pack_head, &r);
-    fga_attend_args dense = *args;
-    dense.q = fga_tensor_bhsd(r.part.q, d->dtype, d->batch, d->query_heads, d->query_len, d->head_dim);
-    dense.o = fga_tensor_bhsd(r.part.o, d->dtype, d->batch, d->query_heads, d->query_len, d->head_dim);
-    dense.lse = r.part.lse;
+    const fga_attend_desc *d = &r->meter->desc;
+    fga_context *ctx = r->meter->dense.ctx;
+    fga_shape queries = {d->batch, d->query_heads, d->query_len, d->head_dim, d->dtype};
+    FGA_TRY(fga_check_tensor(ctx, "q", &r->args->q, &queries));
+    fga_parallel_for(ctx, all_heads(r->meter), pack_head, r);
+    return FGA_OK;
+}
+
+static fga_status attend_exactly(const run *r)
+{
+    const fga_attend_plan *plan = &r->meter->dense;
+    const fga_attend_desc *d = &plan->desc;
+    fga_attend_args dense = *r->args;
+    dense.q = fga_tensor_bhsd(r->part.q, d->dtype, d->batch, d->query_heads, d->query_len, d->head_dim);
+    dense.o = fga_tensor_bhsd(r->part.o, d->dtype, d->batch, d->query_heads, d->query_len, d->head_dim);
+    dense.lse = r->part.lse;
     dense.mask = NULL;
     dense.remainder = NULL;
-    return fga_attend_execute(&meter->dense,
-                              &(fga_attend_call){.args = &dense, .key = key, .workspace = r.part.attend});
+    return fga_attend_execute(plan, &(fga_attend_call){.args = &dense, .key = r->call->key, .workspace = r->part.work});
 }
 
 /* ---- judging ---------------------------------------------------------------------------------------- */
 
-/* The samples alone under the mask rows of their blocks. */
-static fga_status attend_slots(const run *r, const fga_remainder *remainder)
+/* Sets the sample's bit at every key that its block keeps; list is overwritten. Samples of one block follow each other,
+ * so `listed`, the block that list is of, saves most of the work. */
+static void mark_kept(const run *r, int64_t head, int64_t sample, int32_t row, const desk *d, int64_t *listed,
+                      int64_t *count)
 {
-    const fga_attend_desc *d = &r->meter->slots.desc;
-    const parts *part = &r->part;
-    fga_attend_args args = *r->args;
-    args.q = fga_tensor_bhsd(part->slot_q, d->dtype, d->batch, d->query_heads, d->query_len, d->head_dim);
-    args.o = fga_tensor_bhsd(part->slot_o, d->dtype, d->batch, d->query_heads, d->query_len, d->head_dim);
-    args.lse = remainder == NULL ? part->slot_lse : NULL;
-    args.remainder = remainder;
-    fga_attend_slots slots = {part->slot_block, r->call->skip};
-    return fga_attend_execute(&r->meter->slots,
-                              &(fga_attend_call){.args = &args, .workspace = part->attend, .slots = &slots});
+    const fga_meter *meter = r->meter;
+    const fga_mask *mask = r->args->mask;
+    int64_t heads = meter->desc.query_heads, u = sample_token(meter, sample) / meter->block_m;
+    if (*listed != u) {
+        *count = fga_mask_list_keys(mask, fga_mask_row(mask, head / heads, head % heads, u), &mask->key_valid, d->list);
+        *listed = u;
+    }
+    uint32_t *kept = d->kept + row / 32 * meter->desc.key_len, bit = 1u << row % 32;
+    for (int64_t i = 0; i < *count; i++) {
+        kept[d->list[i]] |= bit;
+    }
+}
+
+/* Lists what any sample of the chunk keeps, or with exact attention every valid key, without what is out by its bias;
+ * returns how many. */
+static int64_t list_keys(const run *r, const desk *d, int32_t rows, const float *bias)
+{
+    const fga_spans *valid = &r->args->mask->key_valid;
+    int64_t count = 0, keys = r->meter->desc.key_len;
+    for (int i = 0; i < valid->count; i++) {
+        for (int64_t key = valid->begin[i]; key < valid->end[i]; key++) {
+            uint32_t any = r->twin;
+            for (int32_t word = 0; word < (rows + 31) / 32; word++) {
+                any |= d->kept[word * keys + key];
+            }
+            d->list[count] = (uint32_t)key;
+            count += any != 0 && (bias == NULL || bias[key] != -INFINITY);
+        }
+    }
+    return count;
+}
+
+/* The samples of one chunk, whatever blocks they are of, under the mask rows of their blocks: one pass over K and V. */
+static void judge_chunk(void *arg, int64_t item, int worker)
+{
+    const run *r = arg;
+    const fga_meter *meter = r->meter;
+    const fga_attend_desc *dd = &meter->dense.desc;
+    const fga_attend_args *a = r->args;
+    int64_t chunks = fga_ceil_div(meter->samples, meter->chunk), head = item / chunks;
+    int64_t first = item % chunks * meter->chunk, b = head / dd->query_heads, h = head % dd->query_heads;
+    bool skipped = r->call->skip != NULL && r->call->skip[head];
+    if (skipped && !r->twin) {
+        return;
+    }
+    int32_t rows = (int32_t)fga_min(meter->chunk, meter->samples - first);
+    int64_t kv = h / (dd->query_heads / dd->kv_heads), listed = -1, count = 0, at = head * meter->samples + first;
+    const float *bias = a->key_bias != NULL ? a->key_bias + b * a->bias_batch_stride + kv * a->bias_head_stride : NULL;
+    desk d = desk_of(meter, &r->part, worker);
+    memset(d.kept, 0, (size_t)kept_words(meter) * sizeof(uint32_t));
+    for (int32_t row = 0; row < rows && !skipped; row++) {
+        mark_kept(r, head, first + row, row, &d, &listed, &count);
+    }
+    bool outputs = r->call->error && !r->call->attended && !skipped;
+    fga_probe_op op = {.attend = {.q = r->part.q + (size_t)at * row_bytes(meter),
+                                  .k = fga_tensor_row(&a->k, b, kv, 0),
+                                  .v = fga_tensor_row(&a->v, b, kv, 0),
+                                  .o = outputs ? r->part.kept_o + (size_t)at * row_bytes(meter) : NULL,
+                                  .bias = bias,
+                                  .keys = d.list,
+                                  .q_stride = dd->head_dim,
+                                  .k_stride = a->k.stride[2],
+                                  .v_stride = a->v.stride[2],
+                                  .o_stride = dd->head_dim,
+                                  .key_count = list_keys(r, &d, rows, bias),
+                                  .rows = rows,
+                                  .head_dim = (int32_t)dd->head_dim,
+                                  .dtype = dd->dtype,
+                                  .scale = dd->scale,
+                                  .scratch = d.scratch},
+                       .kept = d.kept,
+                       .kept_stride = dd->key_len,
+                       .kept_lse = r->part.kept_lse + at,
+                       .dense_o = r->twin ? r->part.o + (size_t)at * row_bytes(meter) : NULL,
+                       .dense_lse = r->twin ? r->part.lse + at : NULL};
+    fga_summaries summaries;
+    if (outputs && a->remainder != NULL) {
+        summaries = fga_remainder_head(a->remainder, dd, b, kv);
+        op.attend.summaries = &summaries;
+    }
+    meter->dense.ops.probe[dd->dtype](&op);
 }
 
 /* exp(L_kept - L_dense); where dense attention has nothing to keep, nothing is lost. */
@@ -256,16 +336,16 @@ static double deviation(double squares, int64_t n, int64_t all)
 static void judge_recall(const run *r, int64_t head)
 {
     const fga_meter *meter = r->meter;
-    bool from_slots = !r->call->attended || r->args->remainder != NULL;
-    const float *full = from_slots ? NULL : r->args->lse + head * meter->desc.query_len;
-    const float *dense = r->part.lse + head * meter->samples;
+    bool own = !r->call->attended || r->args->remainder != NULL;
+    const float *full = own ? NULL : r->args->lse + head * meter->desc.query_len;
+    const float *sampled = r->part.kept_lse + head * meter->samples, *dense = r->part.lse + head * meter->samples;
     double *block = r->part.block + head * meter->blocks, mean = 0, squares = 0;
     for (walk at = WALK_START; step(meter, &at);) {
-        float kept = from_slots ? r->part.slot_lse[slot_at(meter, head, &at)] : full[at.token];
+        float kept = full != NULL ? full[at.token] : sampled[at.sample];
         double recall = retained(kept, dense[at.sample]), before = recall - mean;
         mean += before / (double)(at.sample + 1);
         squares += before * (recall - mean);
-        block[at.slot] = at.row == 0 ? recall : block[at.slot] + (recall - block[at.slot]) / (double)(at.row + 1);
+        block[at.block] = at.row == 0 ? recall : block[at.block] + (recall - block[at.block]) / (double)(at.row + 1);
     }
     r->call->heads[head].recall = mean;
     r->call->heads[head].recall_deviation = deviation(squares, meter->samples, meter->query.video_valid);
@@ -279,7 +359,7 @@ static void compare_row(const run *r, int64_t head, const walk *at, double *erro
     float ours[FGA_MAX_HEAD_DIM], exact[FGA_MAX_HEAD_DIM];
     const void *row = r->call->attended
                           ? fga_tensor_row(&r->args->o, head / d->query_heads, head % d->query_heads, at->token)
-                          : r->part.slot_o + (size_t)slot_at(meter, head, at) * row_bytes(meter);
+                          : r->part.kept_o + (size_t)(head * meter->samples + at->sample) * row_bytes(meter);
     fga_to_f32(ours, row, d->dtype, d->head_dim);
     fga_to_f32(exact, r->part.o + (size_t)(head * meter->samples + at->sample) * row_bytes(meter), d->dtype,
                d->head_dim);
@@ -332,15 +412,20 @@ static void judge_head(void *arg, int64_t head, int worker)
 
 fga_status fga_meter_judge(const fga_meter *meter, const fga_judge_call *call)
 {
+    FGA_TRY(fga_check_workspace(meter->dense.ctx, call->workspace, meter->workspace_bytes));
     run r = start(meter, call->args, call->workspace);
     r.call = call;
-    const fga_remainder *remainder = call->args->remainder;
-    bool unseen = !call->attended;
-    if ((call->recall && (unseen || remainder != NULL)) || (unseen && call->error && remainder == NULL)) {
-        FGA_TRY(attend_slots(&r, NULL));
+    /* What attention itself leaves is enough, but for recall where L covers summaries too. */
+    bool passes = !call->attended || (call->recall && call->args->remainder != NULL);
+    r.twin = passes && !call->twin;
+    if (!call->twin) {
+        FGA_TRY(pack_samples(&r));
     }
-    if (unseen && call->error && remainder != NULL) {
-        FGA_TRY(attend_slots(&r, remainder)); /* after the other: its outputs stay */
+    if (passes) {
+        int64_t chunks = fga_ceil_div(meter->samples, meter->chunk);
+        fga_parallel_for(meter->dense.ctx, all_heads(meter) * chunks, judge_chunk, &r);
+    } else if (!call->twin) {
+        FGA_TRY(attend_exactly(&r));
     }
     fga_parallel_for(meter->dense.ctx, all_heads(meter), judge_head, &r);
     return FGA_OK;

@@ -14,6 +14,92 @@ int64_t fga_round_count(double x)
     return rounded >= 0x1p62 ? (int64_t)1 << 62 : (int64_t)rounded;
 }
 
+/* ---- what is out ---------------------------------------------------------------------------------- */
+
+static int64_t key_head(const fga_selector *s, int64_t row)
+{
+    return row / s->mask->blocks / s->shared;
+}
+
+const uint64_t *fga_selector_out(const fga_selector *s, int64_t row)
+{
+    return s->out != NULL ? s->out + key_head(s, row) * s->mask->words : NULL;
+}
+
+int64_t fga_selector_tiles(const fga_selector *s, int64_t row)
+{
+    return s->mask->live_tiles - (s->out != NULL ? s->out_tiles[key_head(s, row)] : 0);
+}
+
+static void drop_out(const fga_selector *s, int64_t row)
+{
+    const uint64_t *out = fga_selector_out(s, row);
+    uint64_t *bits = fga_mask_bits(s->mask, row);
+    for (int64_t w = 0; out != NULL && w < s->mask->words; w++) {
+        bits[w] &= ~out[w];
+    }
+}
+
+void fga_selector_seal(const fga_selector *s, int64_t row)
+{
+    drop_out(s, row);
+    fga_mask_seal_row(s->mask, row);
+}
+
+bool fga_out_bytes(const fga_predict_desc *desc, size_t *bytes)
+{
+    int64_t heads = desc->batch * desc->kv_heads, words = (fga_predict_tiles(desc) + 63) / 64;
+    return fga_size_add(bytes, heads, (size_t)words * sizeof(uint64_t)) && fga_size_add(bytes, heads, sizeof(int64_t));
+}
+
+void fga_selector_find_out(fga_selector *s, const fga_attend_args *args, void *room)
+{
+    const fga_mask *mask = s->mask;
+    if (args->key_bias == NULL) {
+        return;
+    }
+    int64_t kv_heads = args->k.extent[1], heads = args->k.extent[0] * kv_heads, n = mask->desc.tile_n, all = 0;
+    size_t at = 0;
+    uint64_t *out = room;
+    fga_size_add(&at, heads, (size_t)mask->words * sizeof *out);
+    int64_t *counts = (int64_t *)((char *)room + at);
+    memset(out, 0, (size_t)(heads * mask->words) * sizeof *out);
+    for (int64_t head = 0; head < heads; head++, out += mask->words) {
+        const float *bias =
+            args->key_bias + head / kv_heads * args->bias_batch_stride + head % kv_heads * args->bias_head_stride;
+        counts[head] = 0;
+        for (int64_t v = 0; v < mask->tiles; v++) {
+            int64_t end = fga_min((v + 1) * n, mask->desc.key.prefix + mask->desc.key.video + mask->desc.key.suffix);
+            bool valid = false, kept = false;
+            for (int64_t j = v * n; j < end && !kept; j++) {
+                bool here = fga_spans_count(&mask->key_valid, j, j + 1) > 0;
+                valid |= here;
+                kept = here && bias[j] != -INFINITY;
+            }
+            out[v / 64] |= (uint64_t)(valid && !kept) << (v % 64);
+            counts[head] += valid && !kept;
+        }
+        all += counts[head];
+    }
+    if (all > 0) {
+        s->out = room;
+        s->out_tiles = counts;
+        s->shared = args->q.extent[1] / kv_heads;
+    }
+}
+
+/* Of tiles in `free`, how many are out. */
+static int64_t count_out(const uint64_t *out, const fga_spans *free)
+{
+    int64_t count = 0;
+    for (int i = 0; out != NULL && i < free->count; i++) {
+        for (int64_t v = free->begin[i]; v < free->end[i]; v++) {
+            count += out[v / 64] >> (v % 64) & 1;
+        }
+    }
+    return count;
+}
+
 /* ---- what is forced ------------------------------------------------------------------------------- */
 
 fga_selector fga_selector_make(const fga_policy *policy, fga_mask *mask)
@@ -69,6 +155,7 @@ fga_row_kind fga_selector_begin(const fga_selector *s, const fga_head_setting *s
     }
     if (setting->dense || fga_spans_count(&s->text_queries, u * m, (u + 1) * m) > 0) {
         fga_bits_set(bits, 0, mask->tiles);
+        drop_out(s, row);
         return FGA_ROW_FULL;
     }
     set_spans(bits, &s->text_tiles);
@@ -84,6 +171,7 @@ fga_row_kind fga_selector_begin(const fga_selector *s, const fga_head_setting *s
             fga_spans_add(free, near_end, end);
         }
     }
+    drop_out(s, row);
     return FGA_ROW_OPEN;
 }
 
@@ -149,13 +237,13 @@ int64_t fga_select_gated(const fga_spans *free, const float *scores)
 
 /* K of all tiles, of which the forced ones and at least one free one are kept. Gated tiles are the first of the best.
  */
-static void keep_topk(const fga_selector *s, const fga_head_setting *setting, const fga_spans *free,
+static void keep_topk(const fga_selector *s, const fga_head_setting *setting, int64_t row, const fga_spans *free,
                       const float *scores, uint64_t *bits)
 {
-    int64_t tiles = s->mask->live_tiles, gated = fga_select_gated(free, scores);
+    int64_t tiles = fga_selector_tiles(s, row), gated = fga_select_gated(free, scores);
     double share = setting->density * (double)tiles;
     int64_t k = s->policy->zero_pad ? (int64_t)fmin(share, (double)tiles) : fga_min(tiles, fga_round_count(share));
-    int64_t forced = tiles - count_tiles(free) + gated;
+    int64_t forced = tiles - (count_tiles(free) - count_out(fga_selector_out(s, row), free)) + gated;
     fga_select_best(free, scores, gated + fga_max(1, k - forced), bits);
 }
 
@@ -186,9 +274,10 @@ static uint64_t *sort_by_rank(uint64_t *items, uint64_t *other, int64_t count)
 }
 
 /* The running sum is one f32, over forced tiles by rising index and then free ones by falling score. */
-static void keep_topp(const fga_selector *s, const fga_head_setting *setting, const fga_spans *free,
+static void keep_topp(const fga_selector *s, const fga_head_setting *setting, int64_t row, const fga_spans *free,
                       const float *scores, uint64_t *bits, void *scratch)
 {
+    const uint64_t *out = fga_selector_out(s, row);
     uint64_t *items = scratch;
     int64_t tiles = s->mask->tiles, count = 0;
     float forced = 0;
@@ -199,6 +288,9 @@ static void keep_topp(const fga_selector *s, const fga_head_setting *setting, co
     assert(items != NULL); /* planned for this selection */
     for (int i = 0; i < free->count; i++) {
         for (int64_t v = free->begin[i]; v < free->end[i]; v++) {
+            if (out != NULL && (out[v / 64] >> (v % 64) & 1) != 0) {
+                continue;
+            }
             if (scores[v] == INFINITY) {
                 fga_bits_set(bits, v, v + 1);
             } else {
@@ -255,7 +347,7 @@ void fga_selector_row(const fga_selector *s, const fga_head_setting *setting, co
     if (fga_selector_begin(s, scores != NULL ? setting : &everything, row->row, &free) == FGA_ROW_OPEN) {
         switch (s->policy->select) {
         case FGA_SELECT_TOPP:
-            keep_topp(s, setting, &free, scores, bits, scratch);
+            keep_topp(s, setting, row->row, &free, scores, bits, scratch);
             break;
         case FGA_SELECT_THRESHOLD:
             keep_over(&free, scores, (float)(setting->threshold / (double)s->valid_keys), bits);
@@ -264,11 +356,11 @@ void fga_selector_row(const fga_selector *s, const fga_head_setting *setting, co
             keep_over(&free, scores, (double)row->mean + setting->tau * (double)row->spread, bits);
             break;
         default:
-            keep_topk(s, setting, &free, scores, bits);
+            keep_topk(s, setting, row->row, &free, scores, bits);
             break;
         }
     }
-    fga_mask_seal_row(s->mask, row->row);
+    fga_selector_seal(s, row->row);
 }
 
 /* ---- the stage by itself -------------------------------------------------------------------------- */

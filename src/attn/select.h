@@ -20,11 +20,25 @@ typedef struct fga_selector {
     fga_spans text_tiles; /* tiles with a valid text key, which every block keeps */
     fga_spans video_only; /* the other tiles with a valid key: at most one interval */
     int64_t valid_keys;
+    /* Tiles that are out: every valid key of them has bias -inf. By (batch, key head); NULL: there are none. */
+    const uint64_t *out;      /* [batch*kv_heads][mask words] */
+    const int64_t *out_tiles; /* [batch*kv_heads]: how many */
+    int64_t shared;           /* query heads per key head */
 } fga_selector;
 
 fga_selector fga_selector_make(const fga_policy *policy, fga_mask *mask);
 /* floor(x + 0.5 + 1e-6): what is a half on paper, such as 0.29 * 50, rounds up. */
 int64_t fga_round_count(double x);
+
+/* Tiles of the row's head that could be kept: with a valid key, and not out. */
+int64_t fga_selector_tiles(const fga_selector *selector, int64_t row);
+/* The row's bits of tiles that are out, or NULL. */
+const uint64_t *fga_selector_out(const fga_selector *selector, int64_t row);
+/* fga_mask_seal_row, after what is out is dropped. */
+void fga_selector_seal(const fga_selector *selector, int64_t row);
+/* Finds what is out in args->key_bias, if it has one: bits and counts go to `room`, fga_out_bytes long. */
+bool fga_out_bytes(const fga_predict_desc *desc, size_t *bytes);
+void fga_selector_find_out(fga_selector *selector, const fga_attend_args *args, void *room);
 
 /* ---- rows ----------------------------------------------------------------------------------------- */
 

@@ -44,16 +44,25 @@ static bool rows_sum_to_one(fga_score score)
 }
 
 /* Over all tiles with a valid key but the gated ones, which have no mass. */
-static double row_sum(const budget *b, const float *scores)
+static double row_sum(const budget *b, int64_t row, const float *scores)
 {
+    const uint64_t *out = fga_selector_out(b->selector, row);
     const fga_spans *live = &b->selector->mask->live;
     double sum = 0;
     for (int i = 0; i < live->count; i++) {
         for (int64_t v = live->begin[i]; v < live->end[i]; v++) {
-            sum += scores[v] != INFINITY ? (double)scores[v] : 0;
+            bool counts = scores[v] != INFINITY && (out == NULL || (out[v / 64] >> (v % 64) & 1) == 0);
+            sum += counts ? (double)scores[v] : 0;
         }
     }
     return sum > 0 ? sum : 1;
+}
+
+static bool is_open(const budget *b, int64_t row, int64_t v)
+{
+    const uint64_t *out = fga_selector_out(b->selector, row);
+    uint64_t taken = fga_mask_bits(b->selector->mask, row)[v / 64] | (out != NULL ? out[v / 64] : 0);
+    return (taken >> (v % 64) & 1) == 0;
 }
 
 /* Forced tiles and the floor. */
@@ -71,24 +80,20 @@ static void begin_row(void *arg, int64_t item, int worker)
         return;
     }
     const float *scores = scores_of(b, row);
-    int64_t floor = fga_max(1, fga_round_count(0.25 * setting->density * (double)mask->live_tiles));
+    int64_t tiles = fga_selector_tiles(b->selector, row);
+    int64_t floor = fga_max(1, fga_round_count(0.25 * setting->density * (double)tiles));
     fga_select_best(&free, scores, fga_select_gated(&free, scores) + floor, bits);
     for (int i = 0; i < free.count; i++) {
         for (int64_t v = free.begin[i]; v < free.end[i]; v++) {
-            b->open[row] += !(bits[v / 64] >> (v % 64) & 1);
+            b->open[row] += is_open(b, row, v);
         }
     }
-    b->sum[row] = rows_sum_to_one(b->selector->policy->score) ? 1 : row_sum(b, scores);
+    b->sum[row] = rows_sum_to_one(b->selector->policy->score) ? 1 : row_sum(b, row, scores);
 }
 
 static uint32_t rank_in_row(const budget *b, int64_t row, int64_t v)
 {
     return fga_rank_of((float)((double)scores_of(b, row)[v] / b->sum[row]));
-}
-
-static bool is_open(const budget *b, int64_t row, int64_t v)
-{
-    return !(fga_mask_bits(b->selector->mask, row)[v / 64] >> (v % 64) & 1);
 }
 
 static void count_row(void *arg, int64_t item, int worker)
@@ -156,7 +161,7 @@ static void keep_open(void *arg, int64_t item, int worker)
 static void seal_row(void *arg, int64_t row, int worker)
 {
     (void)worker;
-    fga_mask_seal_row(((const budget *)arg)->selector->mask, row);
+    fga_selector_seal(((const budget *)arg)->selector, row);
 }
 
 /* Tiles that the item's open rows may keep, forced ones and floor included, less those that they keep already. */
@@ -164,21 +169,23 @@ static int64_t tiles_left(const budget *b, int64_t heads)
 {
     const fga_mask *mask = b->selector->mask;
     int64_t m = mask->desc.block_m, rows = 0, kept = 0;
-    double density = 0;
+    double density = 0, out = 0; /* what tiles that are out would have added */
     for (int64_t u = 0; u < mask->blocks; u++) {
         rows += fga_spans_count(&mask->query_valid, u * m, (u + 1) * m) > 0 &&
                 fga_spans_count(&b->selector->text_queries, u * m, (u + 1) * m) == 0;
     }
     for (int64_t h = 0; h < heads; h++) {
         const fga_head_setting *setting = setting_of(b, b->first + h * mask->blocks);
+        int64_t first = b->first + h * mask->blocks, tiles = fga_selector_tiles(b->selector, first);
         density += setting->dense ? 0 : setting->density;
+        out += setting->dense ? 0 : setting->density * (double)rows * (double)(mask->live_tiles - tiles);
         for (int64_t u = 0; u < mask->blocks && !setting->dense; u++) {
             bool asks = fga_spans_count(&mask->query_valid, u * m, (u + 1) * m) > 0 &&
                         fga_spans_count(&b->selector->text_queries, u * m, (u + 1) * m) == 0;
-            kept += asks ? mask->live_tiles - b->open[b->first + h * mask->blocks + u] : 0;
+            kept += asks ? tiles - b->open[first + u] : 0;
         }
     }
-    return fga_round_count(density * (double)rows * (double)mask->live_tiles) - kept;
+    return fga_round_count(density * (double)rows * (double)mask->live_tiles - out) - kept;
 }
 
 static void spend(budget *b, int64_t left, int64_t rows)

@@ -29,7 +29,7 @@ static void keep_row(void *arg, int64_t row, int worker)
             bits[v / 64] |= (uint64_t)(keep[v] != 0) << (v % 64);
         }
     }
-    fga_mask_seal_row(mask, row);
+    fga_selector_seal(s, row);
 }
 
 static bool worker_bytes(int64_t tiles, size_t *bytes)

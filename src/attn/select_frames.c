@@ -92,7 +92,7 @@ static void fill_row(void *arg, int64_t u, int worker)
             bits[w] |= kept[w];
         }
     }
-    fga_mask_seal_row(mask, row);
+    fga_selector_seal(f->call->selector, row);
 }
 
 static void fill_head(frames *f, int chosen)

@@ -217,7 +217,7 @@ static void fill_block(void *arg, int64_t u, int worker)
                 bits[w] |= kept[w];
             }
         }
-        fga_mask_seal_row(mask, row);
+        fga_selector_seal(r->call->selector, row);
     }
 }
 

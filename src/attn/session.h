@@ -1,5 +1,6 @@
 /* session.h - the inside of fga_session, one file per job: session.c (lifetime, report), session_plan.c (plans and
- * workspace), session_call.c (one attention call), session_refresh.c (new masks, targets, when they are stale). */
+ * workspace), session_call.c (one attention call), session_refresh.c (new masks, targets, when they are stale),
+ * session_io.c (to bytes and back). */
 #ifndef FGA_ATTN_SESSION_H
 #define FGA_ATTN_SESSION_H
 
@@ -78,8 +79,6 @@ fga_status fga_session_refresh(fga_session_call *call);
 fga_status fga_session_is_stale(fga_session_call *call, bool *stale);
 /* Whether to look at this reuse step at all. */
 bool fga_session_looks(const fga_session_call *call);
-/* Exact outputs of this call's samples, once. */
-fga_status fga_session_twin(fga_session_call *call);
 
 double fga_session_now(void); /* seconds */
 

@@ -77,19 +77,6 @@ bool fga_session_looks(const fga_session_call *c)
 
 /* ---- measuring -------------------------------------------------------------------------------------- */
 
-fga_status fga_session_twin(fga_session_call *c)
-{
-    fga_session *s = c->session;
-    if (c->twin) {
-        return FGA_OK;
-    }
-    double start = fga_session_now();
-    FGA_TRY(fga_meter_twin(&c->slot->kit->meter, &c->args, &s->desc.sequence, c->workspace + s->meter_at));
-    s->report.measure_s += fga_session_now() - start;
-    c->twin = true;
-    return FGA_OK;
-}
-
 static void tell(const fga_session_call *c, fga_step_kind kind, const fga_pairs *pairs)
 {
     fga_session *s = c->session;
@@ -118,14 +105,16 @@ static fga_status measure(fga_session_call *c, fga_step_kind kind, const fga_pai
     fga_session_report *report = &s->report;
     const fga_meter *meter = &c->slot->kit->meter;
     fga_quality q;
-    FGA_TRY(fga_session_twin(c));
     double start = fga_session_now();
     FGA_TRY(fga_meter_judge(meter, &(fga_judge_call){.args = &c->args,
                                                      .attended = true,
                                                      .recall = true,
                                                      .error = true,
                                                      .heads = s->quality,
+                                                     .key = &s->desc.sequence,
+                                                     .twin = c->twin,
                                                      .workspace = c->workspace + s->meter_at}));
+    c->twin = true;
     fga_meter_summarise(meter, s->quality, c->workspace + s->meter_at, &q);
     bool first = report->measured_calls++ == 0;
     s->recall_sum += q.recall;

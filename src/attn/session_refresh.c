@@ -39,7 +39,6 @@ static fga_status judge(fga_session_call *c, const fga_mask *mask)
     fga_session *s = c->session;
     const fga_session_kit *kit = c->slot->kit;
     const fga_policy *p = &kit->policy;
-    FGA_TRY(fga_session_twin(c));
     double start = fga_session_now();
     fga_attend_args args = c->args;
     args.mask = mask;
@@ -48,8 +47,11 @@ static fga_status judge(fga_session_call *c, const fga_mask *mask)
                            .error = p->target_error > 0,
                            .skip = s->skip,
                            .heads = s->quality,
+                           .key = &s->desc.sequence,
+                           .twin = c->twin,
                            .workspace = c->workspace + s->meter_at};
     FGA_TRY(fga_meter_judge(&kit->meter, &call));
+    c->twin = true;
     s->report.measure_s += fga_session_now() - start;
     return FGA_OK;
 }

@@ -1,6 +1,7 @@
 #include "base/context.h"
 
 #include "base/cpu.h"
+#include "base/pages.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,10 +11,7 @@
 static void *default_alloc(void *user, size_t bytes)
 {
     (void)user;
-    if (bytes > SIZE_MAX - 63) {
-        return NULL;
-    }
-    return aligned_alloc(64, (bytes + 63) / 64 * 64);
+    return fga_pages_alloc(bytes);
 }
 
 static void default_free(void *user, void *pointer)

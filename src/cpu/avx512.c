@@ -5,6 +5,7 @@
 
 #include "cpu/attend_panel.h"
 #include "cpu/cpu.h"
+#include "cpu/probe_panel.h"
 #include "cpu/rank_panel.h"
 #include "cpu/score_panel.h"
 #include "cpu/sum_panel.h"
@@ -17,6 +18,8 @@ void fga_overlay_avx512(fga_ops *ops)
         ops->attend_variant[dtype] = "avx512";
         ops->attend_scratch[dtype] = attend_scratch;
         ops->block_rows[dtype] = 128; /* packing the values is shared by more queries */
+        ops->probe[dtype] = probe_rows;
+        ops->probe_scratch[dtype] = probe_scratch;
     }
     ops->pool = pool;
     ops->sums = sums;

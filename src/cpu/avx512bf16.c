@@ -5,6 +5,7 @@
 
 #include "cpu/attend_panel.h"
 #include "cpu/cpu.h"
+#include "cpu/probe_panel.h"
 
 void fga_overlay_avx512bf16(fga_ops *ops)
 {
@@ -13,4 +14,6 @@ void fga_overlay_avx512bf16(fga_ops *ops)
     ops->attend_variant[FGA_BF16] = "avx512bf16";
     ops->attend_scratch[FGA_BF16] = attend_scratch;
     ops->block_rows[FGA_BF16] = 128; /* packing the values is shared by more queries */
+    ops->probe[FGA_BF16] = probe_rows;
+    ops->probe_scratch[FGA_BF16] = probe_scratch;
 }

@@ -97,7 +97,9 @@ static void attend_row(const fga_attend_op *op, int32_t row)
     for (int32_t d = 0; d < op->head_dim; d++) {
         o[d] = s.any ? (float)(s.weighted[d] / s.sum) : 0.0f;
     }
-    fga_from_f32((void *)row_of(op->o, row, op->o_stride, op->dtype), op->dtype, o, op->head_dim);
+    if (op->o != NULL) {
+        fga_from_f32((void *)row_of(op->o, row, op->o_stride, op->dtype), op->dtype, o, op->head_dim);
+    }
     if (op->lse != NULL) {
         op->lse[row] = s.any ? (float)(s.max + log(s.sum)) : -INFINITY;
     }
@@ -116,6 +118,47 @@ static size_t attend_scratch_ref(int32_t rows, int32_t head_dim, fga_dtype dtype
     (void)head_dim;
     (void)dtype;
     return 0;
+}
+
+/* ---- probe ------------------------------------------------------------------------------------------------------ */
+
+static void probe_ref(const fga_probe_op *op)
+{
+    uint32_t *keys = op->attend.scratch;
+    for (int32_t row = 0; row < op->attend.rows; row++) {
+        const uint32_t *kept = op->kept + row / 32 * op->kept_stride;
+        fga_attend_op one = op->attend;
+        one.keys = keys;
+        one.key_count = 0;
+        for (int64_t i = 0; i < op->attend.key_count; i++) {
+            uint32_t key = op->attend.keys[i];
+            keys[one.key_count] = key;
+            one.key_count += kept[key] >> (row % 32) & 1;
+        }
+        one.lse = NULL;
+        if (one.o != NULL) {
+            attend_row(&one, row);
+        }
+        one.o = NULL;
+        one.summaries = NULL;
+        one.lse = op->kept_lse;
+        attend_row(&one, row);
+        if (op->dense_o != NULL) {
+            one.keys = op->attend.keys;
+            one.key_count = op->attend.key_count;
+            one.o = op->dense_o;
+            one.lse = op->dense_lse;
+            attend_row(&one, row);
+        }
+    }
+}
+
+static size_t probe_scratch_ref(int32_t rows, int32_t head_dim, fga_dtype dtype, int64_t keys)
+{
+    (void)rows;
+    (void)head_dim;
+    (void)dtype;
+    return (size_t)keys * sizeof(uint32_t);
 }
 
 static void sums_ref(const fga_sums_op *op)
@@ -143,6 +186,8 @@ void fga_overlay_ref(fga_ops *ops)
         ops->attend_variant[dtype] = "c";
         ops->attend_scratch[dtype] = attend_scratch_ref;
         ops->block_rows[dtype] = 64;
+        ops->probe[dtype] = probe_ref;
+        ops->probe_scratch[dtype] = probe_scratch_ref;
     }
     ops->max_rows = MAX_ROWS;
     fga_ref_scores(ops);

@@ -59,6 +59,7 @@ typedef struct strip {
 typedef struct cursor {
     int64_t key, group;
     int64_t strip, strips; /* without summaries: strips are equally long */
+    bool every_group;      /* groups that are listed whole have a summary too: what remains differs by row */
 } cursor;
 
 static cursor cursor_start(const fga_attend_op *op)
@@ -78,7 +79,7 @@ static void take_groups(const fga_attend_op *op, cursor *c, strip *s)
     for (; c->group < sums->groups; c->group++) {
         group g = {.first = s->listed, .index = c->group};
         g.listed = (int)fga_group_listed(op, c->group, c->key);
-        g.remaining = fmaxf(sums->count[c->group] - (float)g.listed, 0.0f);
+        g.remaining = fmaxf(sums->count[c->group] - (c->every_group ? 0.0f : (float)g.listed), 0.0f);
         if (s->groups > 0 && s->keys + group_rows(&g) > STRIP) {
             return;
         }

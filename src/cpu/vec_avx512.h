@@ -73,6 +73,18 @@ static inline int vec_any_above(vec a, vec b)
     return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0;
 }
 
+/* Lanes of a whose bit is set, counted from the lowest; of b the others. */
+static inline vec vec_choose(uint32_t bits, vec a, vec b)
+{
+    return _mm512_mask_blend_ps((__mmask16)bits, b, a);
+}
+
+/* x where a > b, else y. */
+static inline vec vec_choose_above(vec a, vec b, vec x, vec y)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), y, x);
+}
+
 /* The first n <= LANES lanes only; the others are 0 when loaded and left alone in memory when stored. */
 static inline vec vec_load_first(const float *x, int n)
 {

@@ -53,6 +53,25 @@ typedef void (*fga_attend_fn)(const fga_attend_op *op);
 /* Scratch bytes one thread needs for blocks of up to `rows` rows. */
 typedef size_t (*fga_attend_scratch_fn)(int32_t rows, int32_t head_dim, fga_dtype dtype);
 
+/* ---- probe: attention of rows that keep different keys --------------------------------------------------------- */
+
+/* Row r attends, as in attend, to those of attend.keys that it keeps; with summaries, what is not kept is counted row
+ * by row. attend.o may be NULL: no outputs. attend.lse is not used. */
+typedef struct fga_probe_op {
+    fga_attend_op attend;
+    const uint32_t *kept; /* bit r % 32 of kept[r / 32 * kept_stride + j]: row r keeps key j of the sequence */
+    int64_t kept_stride;
+    float *kept_lse; /* [rows]: L over the kept keys alone, without summaries; -inf where none is kept */
+    /* With the strides of attend.o: what the rows would get if they kept every listed key, without summaries. NULL,
+     * both of them: not wanted. */
+    void *dense_o;
+    float *dense_lse;
+} fga_probe_op;
+
+typedef void (*fga_probe_fn)(const fga_probe_op *op);
+/* Scratch bytes one thread needs for up to `rows` rows over up to `keys` listed keys. */
+typedef size_t (*fga_probe_scratch_fn)(int32_t rows, int32_t head_dim, fga_dtype dtype, int64_t keys);
+
 /* ---- pool: means of sub-tiles ---------------------------------------------------------------------------------- */
 
 typedef struct fga_pool_op {
@@ -151,6 +170,8 @@ typedef struct fga_ops {
     fga_attend_scratch_fn attend_scratch[3];
     int32_t max_rows;      /* the largest block_m any of the above takes: 192 */
     int32_t block_rows[3]; /* the block each dense attend likes best */
+    fga_probe_fn probe[3];
+    fga_probe_scratch_fn probe_scratch[3];
     fga_pool_fn pool;
     fga_sums_fn sums;
     fga_rank_fn rank;

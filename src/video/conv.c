@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/half.h"
+#include "base/pages.h"
 #include "video/linear_product.h"
 
 #include <oneapi/dnnl/dnnl.h>
@@ -63,7 +64,8 @@ static fga_status report(fgv_conv_engine *engine, dnnl_status_t result, const ch
 
 static void *allocate(size_t bytes)
 {
-    return aligned_alloc(64, (bytes + 127) / 64 * 64); /* 64 bytes to spare: blocked kernels may read on */
+    return bytes <= SIZE_MAX - 64 ? fga_pages_alloc(bytes + 64)
+                                  : NULL; /* 64 bytes to spare: blocked kernels may read on */
 }
 
 static dnnl_data_type_t type_of(fgv_store store)

@@ -24,7 +24,8 @@ typedef struct fgv_dit fgv_dit;
 /* dir holds config.json and diffusion_pytorch_model.safetensors (single or sharded). */
 fga_status fgv_dit_open(fga_context *ctx, const char *dir, fgv_dit **dit);
 void fgv_dit_close(fgv_dit **dit);
-void fgv_dit_rest(const fgv_dit *dit); /* fgv_weights_rest */
+void fgv_dit_rest(const fgv_dit *dit);     /* fgv_weights_rest */
+uint64_t fgv_dit_hash(const fgv_dit *dit); /* fgv_weights_hash */
 const fgv_dit_config *fgv_dit_get_config(const fgv_dit *dit);
 int64_t fgv_dit_parameters(const fgv_dit *dit);
 uint64_t fgv_dit_weight_bytes(const fgv_dit *dit);
@@ -57,6 +58,8 @@ typedef struct fgv_dit_memory {
 } fgv_dit_memory;
 fga_status fgv_dit_plan_memory(fgv_dit *dit, const fgv_dit_job *job, fgv_dit_memory *memory);
 int64_t fgv_dit_plan_tokens(const fgv_dit_plan *plan);
+/* What lives from step to step, the plan's. */
+fga_session *fgv_dit_plan_session(const fgv_dit_plan *plan);
 
 /* The branch's text [text_rows][text_dim]; before its first forward. */
 fga_status fgv_dit_plan_text(fgv_dit_plan *plan, int branch, const float *text);

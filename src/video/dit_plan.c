@@ -1,6 +1,7 @@
 #include "video/dit_plan.h"
 
 #include "base/error.h"
+#include "base/pages.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -164,7 +165,7 @@ static fga_status allocate(fgv_dit_plan *plan)
     fgv_dit *dit = plan->dit;
     const int *grid = plan->patch_in.grid;
     size_t bytes = lay_out(plan, NULL);
-    plan->memory = aligned_alloc(64, bytes);
+    plan->memory = fga_pages_alloc(bytes);
     if (plan->memory == NULL) {
         return fga_context_fail(dit->ctx, FGA_ERR_MEMORY, "the transformer needs %.2f GB for %lld tokens",
                                 1e-9 * (double)bytes, (long long)plan->tokens);
@@ -263,6 +264,11 @@ fga_status fgv_dit_plan_memory(fgv_dit *dit, const fgv_dit_job *job, fgv_dit_mem
     *memory = (fgv_dit_memory){lay_out(plan, NULL) + mask_bytes(plan), thread_bytes(plan)};
     fgv_dit_plan_destroy(&plan);
     return FGA_OK;
+}
+
+fga_session *fgv_dit_plan_session(const fgv_dit_plan *plan)
+{
+    return plan->session;
 }
 
 int64_t fgv_dit_plan_tokens(const fgv_dit_plan *plan)

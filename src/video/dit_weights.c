@@ -223,6 +223,11 @@ void fgv_dit_close(fgv_dit **handle)
     *handle = NULL;
 }
 
+uint64_t fgv_dit_hash(const fgv_dit *dit)
+{
+    return fgv_weights_hash(dit->weights);
+}
+
 void fgv_dit_rest(const fgv_dit *dit)
 {
     fgv_weights_rest(dit->weights);

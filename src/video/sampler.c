@@ -129,6 +129,17 @@ void fgv_sampler_destroy(fgv_sampler_state **state)
     *state = NULL;
 }
 
+float *fgv_sampler_history(const fgv_sampler_state *state, int64_t *count)
+{
+    *count = state->last != NULL ? 3 * state->elements : 0;
+    return state->last;
+}
+
+void fgv_sampler_go_on(fgv_sampler_state *state, int next)
+{
+    state->next = next;
+}
+
 double fgv_sampler_timestep(const fgv_sampler_state *state, int step)
 {
     return step >= 0 && step < state->steps ? state->timestep[step] : NAN;

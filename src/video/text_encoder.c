@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/half.h"
+#include "base/pages.h"
 #include "video/config.h"
 #include "video/linear.h"
 #include "video/linear_kernels.h"
@@ -207,7 +208,7 @@ uint64_t fgv_text_encoder_memory(const fgv_text_encoder *encoder, int tokens)
 static fga_status allocate(const fgv_text_encoder *e, size_t n, activations *a)
 {
     uint64_t floats = activation_floats(e, n);
-    a->memory = floats <= SIZE_MAX / sizeof(float) ? malloc((size_t)floats * sizeof(float)) : NULL;
+    a->memory = floats <= SIZE_MAX / sizeof(float) ? fga_pages_alloc((size_t)floats * sizeof(float)) : NULL;
     if (a->memory == NULL) {
         return fga_context_fail(e->ctx, FGA_ERR_MEMORY, "text encoder: no memory for %zu tokens", n);
     }

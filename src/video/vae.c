@@ -291,6 +291,11 @@ int fgv_vae_space_stride(const fgv_vae *vae)
     return 1 << (vae->blocks - 1);
 }
 
+uint64_t fgv_vae_hash(const fgv_vae *vae)
+{
+    return fgv_weights_hash(vae->weights);
+}
+
 int64_t fgv_vae_parameters(const fgv_vae *vae)
 {
     return vae->parameters;

@@ -11,6 +11,7 @@ void fgv_vae_close(fgv_vae **vae);
 int fgv_vae_channels(const fgv_vae *vae);     /* latent channels */
 int fgv_vae_time_stride(const fgv_vae *vae);  /* 4 */
 int fgv_vae_space_stride(const fgv_vae *vae); /* 8 */
+uint64_t fgv_vae_hash(const fgv_vae *vae);    /* fgv_weights_hash */
 int64_t fgv_vae_parameters(const fgv_vae *vae);
 /* Peak bytes of decoding h x w latents, weights included; independent of the number of frames. */
 uint64_t fgv_vae_memory(const fgv_vae *vae, fga_dtype compute, int h, int w);

@@ -25,6 +25,7 @@ typedef struct generation {
     uint8_t *rgb;
     fgv_progress progress;
     double stage_start;
+    fgv_state state; /* with a request's state; `fields` is NULL without */
 } generation;
 
 /* False when the caller wants to stop. */
@@ -69,10 +70,11 @@ static fga_status stopped(generation *g)
                             stages[g->progress.stage], g->progress.done, g->progress.total);
 }
 
-static fga_status begin_stage(generation *g, fgv_stage stage, int total)
+/* done of total were done before, in so many seconds. */
+static fga_status begin_stage(generation *g, fgv_stage stage, int total, int done, double seconds)
 {
-    g->progress = (fgv_progress){.stage = stage, .total = total};
-    g->stage_start = fgv_seconds();
+    g->progress = (fgv_progress){.stage = stage, .done = done, .total = total};
+    g->stage_start = fgv_seconds() - seconds;
     return tell(g) ? FGA_OK : stopped(g);
 }
 
@@ -86,9 +88,12 @@ static fga_status read_prompts(generation *g)
 {
     const fgv_request *r = g->request;
     const char *const prompts[FGV_MAX_BRANCHES] = {r->prompt, r->negative != NULL ? r->negative : ""};
-    FGA_TRY(begin_stage(g, FGV_STAGE_TEXT, g->branches));
+    FGA_TRY(begin_stage(g, FGV_STAGE_TEXT, g->branches, 0, 0));
     for (int b = 0; b < g->branches && b < FGV_MAX_BRANCHES; b++) {
         FGA_TRY(fgv_prompt_rows(g->model, g->compute, prompts[b], &g->text[b], &g->rows[b]));
+        if (g->state.fields != NULL) {
+            FGA_TRY(fgv_resume_text(g->model, b, g->text[b], g->rows[b], g->state.fields));
+        }
         FGA_TRY(advance(g));
     }
     fgv_text_encoder_rest(g->model->text);
@@ -150,21 +155,85 @@ static fga_status predict_velocity(generation *g, int step)
     return FGA_OK;
 }
 
+/* ---- the state between two steps ---------------------------------------------------------------------- */
+
+/* Before anything is computed: whether the file is there, whole, and of a run like this one, as far as that is known.
+ */
+static fga_status begin_state(generation *g)
+{
+    const fgv_request *r = g->request;
+    if (r->state == NULL) {
+        return FGA_OK;
+    }
+    g->state = (fgv_state){.ctx = g->model->ctx, .path = r->state, .steps = r->steps, .elements = g->elements};
+    FGA_TRY(fgv_resume_fields(g->model, r, &g->state.fields));
+    return r->resume ? fgv_state_check(&g->state) : FGA_OK;
+}
+
+/* With everything planned: the file's numbers take the place of the first ones. */
+static fga_status open_state(generation *g)
+{
+    fgv_state *s = &g->state;
+    if (s->fields == NULL) {
+        return FGA_OK;
+    }
+    s->latents = g->latents;
+    s->history = fgv_sampler_history(g->sampler, &s->history_count);
+    s->session = fgv_dit_plan_session(g->plan);
+    if (!fgv_state_field(s->fields, "variant", "%s", fga_session_get_report(s->session).variant)) {
+        return fga_context_fail(g->model->ctx, FGA_ERR_MEMORY, "no memory for the state's fields");
+    }
+    if (!g->request->resume) {
+        return FGA_OK;
+    }
+    FGA_TRY(fgv_state_read(s));
+    fgv_sampler_go_on(g->sampler, s->done);
+    g->result->steps_kept = s->done;
+    g->result->steps_dense = s->totals.steps_dense;
+    g->result->steps_refresh = s->totals.steps_refresh;
+    g->result->steps_reuse = s->totals.steps_reuse;
+    return FGA_OK;
+}
+
+/* The figures so far, those of the run that was gone on from included. */
+static void add_up(generation *g, double start)
+{
+    fgv_dit_report report = fgv_dit_plan_report(g->plan);
+    const fgv_state_totals *before = &g->state.totals;
+    g->result->tokens = fgv_dit_plan_tokens(g->plan);
+    g->result->attention_s = before->attention_s + report.attention_s;
+    g->result->attention = report.session;
+    g->result->denoise_s = before->denoise_s + fgv_seconds() - start;
+}
+
+static fga_status keep_state(generation *g, int done)
+{
+    fgv_state now = g->state;
+    if (now.fields == NULL) {
+        return FGA_OK;
+    }
+    const fgv_result *r = g->result;
+    now.done = done;
+    now.totals = (fgv_state_totals){r->denoise_s, r->attention_s, r->steps_dense, r->steps_refresh, r->steps_reuse};
+    FGA_TRY(fgv_state_write(&now));
+    g->result->steps_kept = done;
+    return FGA_OK;
+}
+
 static fga_status denoise(generation *g)
 {
     double start = fgv_seconds();
     FGA_TRY(prepare_denoising(g));
-    FGA_TRY(begin_stage(g, FGV_STAGE_DENOISE, g->request->steps));
-    for (int step = 0; step < g->request->steps; step++) {
+    FGA_TRY(open_state(g));
+    FGA_TRY(begin_stage(g, FGV_STAGE_DENOISE, g->request->steps, g->state.done, g->state.totals.denoise_s));
+    for (int step = g->state.done; step < g->request->steps; step++) {
         FGA_TRY(predict_velocity(g, step));
         FGA_TRY(fgv_sampler_step(g->sampler, step, g->velocity[0], g->latents));
+        add_up(g, start);
+        FGA_TRY(keep_state(g, step + 1));
         FGA_TRY(advance(g));
     }
-    fgv_dit_report report = fgv_dit_plan_report(g->plan);
-    g->result->tokens = fgv_dit_plan_tokens(g->plan);
-    g->result->attention_s = report.attention_s;
-    g->result->attention = report.session;
-    g->result->denoise_s = fgv_seconds() - start;
+    add_up(g, start);
     return FGA_OK;
 }
 
@@ -178,6 +247,8 @@ static void release_denoising(generation *g)
         free(g->velocity[b]);
         g->text[b] = g->velocity[b] = NULL;
     }
+    cJSON_Delete(g->state.fields);
+    g->state.fields = NULL;
 }
 
 static bool show_frame(void *user, int index, const float *raw)
@@ -201,7 +272,7 @@ static bool show_frame(void *user, int index, const float *raw)
 static fga_status decode(generation *g)
 {
     const fgv_request *r = g->request;
-    FGA_TRY(begin_stage(g, FGV_STAGE_DECODE, g->size[0]));
+    FGA_TRY(begin_stage(g, FGV_STAGE_DECODE, g->size[0], 0, 0));
     g->rgb = malloc((size_t)r->width * (size_t)r->height * 3);
     if (g->rgb == NULL) {
         return fga_context_fail(g->model->ctx, FGA_ERR_MEMORY, "no memory for a frame");
@@ -219,6 +290,7 @@ static fga_status run(generation *g)
     if (g->latents == NULL) {
         return fga_context_fail(g->model->ctx, FGA_ERR_MEMORY, "no memory for the latents");
     }
+    FGA_TRY(begin_state(g));
     FGA_TRY(read_prompts(g));
     FGA_TRY(denoise(g));
     release_denoising(g);

@@ -108,6 +108,13 @@ static fga_status check_numbers(const fgv_model *model, const fgv_request *r)
     if ((unsigned)r->compute > FGV_COMPUTE_BF16) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "compute = %d: 0 is auto, 1 f32, 2 bf16", (int)r->compute);
     }
+    if (r->resume && r->state == NULL) {
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "resume: there is no state to go on from");
+    }
+    if (r->state != NULL && (r->policy.score == FGA_SCORE_CUSTOM || r->policy.select == FGA_SELECT_CUSTOM)) {
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT,
+                                "state: the policy has functions, which have no text form to know it by");
+    }
     double sigmas[1001], timesteps[1000];
     return fgv_sampler_schedule(ctx, r->sampler, r->steps, r->shift, sigmas, timesteps);
 }

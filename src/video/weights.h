@@ -34,6 +34,8 @@ fga_status fgv_weights_get(fgv_weights *weights, fgv_tensor *tensor, int rank, c
 bool fgv_weights_has(const fgv_weights *weights, const char *name);
 /* Logs the names of tensors that nobody asked for; returns how many. */
 int fgv_weights_report_unused(fgv_weights *weights);
+/* Of every byte of the files: names, shapes and numbers. Reads all of them once. */
+uint64_t fgv_weights_hash(const fgv_weights *weights);
 int64_t fgv_weights_parameters(const fgv_weights *weights);
 uint64_t fgv_weights_bytes(const fgv_weights *weights);
 fga_context *fgv_weights_context(const fgv_weights *weights);

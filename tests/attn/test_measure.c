@@ -207,14 +207,19 @@ static void check_probe(fga_context *ctx, const fga_attend_desc *d, const fga_me
     fga_attend_args unseen = args->attend;
     unseen.o.data = NULL;
     unseen.lse = NULL;
-    assert_int_equal(fga_meter_twin(&meter, &unseen, &args->attend.mask->desc.key, workspace), FGA_OK);
-    for (int round = 0; round < 2; round++) {
+    for (int round = 0; round < 4; round++) { /* the exact attention of round 0 serves 1; of 2, with heads skipped, 3 */
         for (int64_t h = 0; h < count; h++) {
             heads[h] = (fga_head_quality){.recall = -1, .error_squared = -1};
-            skip[h] = round == 1 && h % 2 == 1;
+            skip[h] = (round == 1 || round == 2) && h % 2 == 1;
         }
-        fga_judge_call call = {
-            .args = &unseen, .recall = true, .error = true, .skip = skip, .heads = heads, .workspace = workspace};
+        fga_judge_call call = {.args = &unseen,
+                               .recall = true,
+                               .error = true,
+                               .skip = skip,
+                               .heads = heads,
+                               .key = &args->attend.mask->desc.key,
+                               .twin = round % 2 == 1,
+                               .workspace = workspace};
         assert_int_equal(fga_meter_judge(&meter, &call), FGA_OK);
         for (int64_t h = 0; h < count; h++) {
             assert_true(skip[h] ? heads[h].recall == -1 : fabs(heads[h].recall - args->recall_heads[h]) < 2e-6);

@@ -1,5 +1,6 @@
 /* The ground everything stands on: half conversions, the pool, contexts. */
 #include "base/half.h"
+#include "base/pages.h"
 #include "base/pool.h"
 
 #include <math.h>
@@ -105,13 +106,30 @@ static void context_checks_its_options(void **state)
     fga_context_destroy(NULL);
 }
 
+/* Whatever the size: aligned, and all of it there. */
+static void large_buffers_are_aligned(void **state)
+{
+    (void)state;
+    const size_t sizes[] = {0, 1, 64, 4095, ((size_t)4 << 20) - 1, (size_t)4 << 20, ((size_t)6 << 20) + 5};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        unsigned char *p = fga_pages_alloc(sizes[i]);
+        assert_true(sizes[i] == 0 || p != NULL);
+        assert_int_equal((uintptr_t)p % (sizes[i] >= (size_t)4 << 20 ? (size_t)2 << 20 : 64), 0);
+        for (size_t at = 0; at < sizes[i]; at += 4096) {
+            p[at] = p[sizes[i] - 1] = 1;
+        }
+        free(p);
+    }
+    assert_null(fga_pages_alloc(SIZE_MAX));
+    assert_null(fga_pages_alloc(SIZE_MAX - 63));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(half_round_trips),
-        cmocka_unit_test(half_rounds_to_nearest_even),
-        cmocka_unit_test(pool_runs_every_item_once),
-        cmocka_unit_test(context_checks_its_options),
+        cmocka_unit_test(half_round_trips),          cmocka_unit_test(half_rounds_to_nearest_even),
+        cmocka_unit_test(pool_runs_every_item_once), cmocka_unit_test(context_checks_its_options),
+        cmocka_unit_test(large_buffers_are_aligned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

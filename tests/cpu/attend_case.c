@@ -397,12 +397,15 @@ static bool untouched(const unsigned char *bytes, size_t n)
     return true;
 }
 
-bool attend_by_kernel(const attend_data *d, const fga_ops *ops, attend_result *r)
+/* Attention, or with `kept` a probe, which also gives `dense` if that is not NULL. */
+static bool run_guarded(const attend_data *d, const fga_ops *ops, const uint32_t *kept, attend_result *r,
+                        attend_result *dense)
 {
     const attend_case *c = &d->spec;
     size_t w = width(c->dtype), dim = (size_t)c->head_dim, rows = (size_t)c->rows;
     size_t o_bytes = ((rows - 1) * (size_t)d->o_stride + dim) * w, lse_bytes = rows * sizeof(float);
-    size_t scratch_bytes = ops->attend_scratch[c->dtype](c->rows, c->head_dim, c->dtype);
+    size_t scratch_bytes = kept != NULL ? ops->probe_scratch[c->dtype](c->rows, c->head_dim, c->dtype, d->kept)
+                                        : ops->attend_scratch[c->dtype](c->rows, c->head_dim, c->dtype);
     attend_data out = {.spec = *c, .stride = d->o_stride};
     unsigned char *o = allocate(&out, o_bytes + 2 * GUARD + 64), *lse = allocate(&out, lse_bytes + 2 * GUARD);
     unsigned char *scratch = allocate(&out, scratch_bytes + GUARD);
@@ -413,6 +416,14 @@ bool attend_by_kernel(const attend_data *d, const fga_ops *ops, attend_result *r
     unsigned char *o_first = o + GUARD + (size_t)c->shift * w;
     for (size_t row = 0; row < rows; row++) { /* an element left unwritten shows as NaN */
         memset(o_first + row * (size_t)d->o_stride * w, 0xff, dim * w);
+    }
+    unsigned char *dense_o = NULL;
+    float *dense_lse = NULL;
+    if (dense != NULL) {
+        dense_o = allocate(&out, o_bytes + GUARD);
+        dense_lse = allocate(&out, lse_bytes);
+        memset(dense_o, 0xff, o_bytes);
+        memset(dense_o + o_bytes, POISON, GUARD);
     }
     fga_attend_op op = {
         .q = d->q,
@@ -434,7 +445,13 @@ bool attend_by_kernel(const attend_data *d, const fga_ops *ops, attend_result *r
         .scale = scale_of(d),
         .scratch = scratch,
     };
-    ops->attend[c->dtype](&op);
+    if (kept != NULL) {
+        fga_probe_op probe = {op, kept, c->keys, (float *)(lse + GUARD), dense_o, dense_lse};
+        probe.attend.lse = NULL;
+        ops->probe[c->dtype](&probe);
+    } else {
+        ops->attend[c->dtype](&op);
+    }
     bool intact = untouched(o, (size_t)(o_first - o)) && untouched(o_first + o_bytes, GUARD) && untouched(lse, GUARD) &&
                   untouched(lse + GUARD + lse_bytes, GUARD) && untouched(scratch + scratch_bytes, GUARD);
     for (size_t row = 0; row < rows; row++) {
@@ -448,8 +465,26 @@ bool attend_by_kernel(const attend_data *d, const fga_ops *ops, attend_result *r
         memcpy(&l, lse + GUARD + row * sizeof l, sizeof l);
         r->lse[row] = l;
     }
+    for (size_t row = 0; row < rows && dense != NULL; row++) {
+        for (size_t i = 0; i < dim; i++) {
+            dense->o[row * dim + i] = attend_data_get(&out, (const char *)dense_o, (int64_t)row, (int32_t)i);
+        }
+        dense->lse[row] = dense_lse[row];
+    }
+    intact = intact && (dense == NULL || untouched(dense_o + o_bytes, GUARD));
     attend_data_free(&out);
     return intact;
+}
+
+bool attend_by_kernel(const attend_data *d, const fga_ops *ops, attend_result *r)
+{
+    return run_guarded(d, ops, NULL, r, NULL);
+}
+
+bool attend_by_probe(const attend_data *d, const fga_ops *ops, const uint32_t *kept, attend_result *r,
+                     attend_result *dense)
+{
+    return run_guarded(d, ops, kept, r, dense);
 }
 
 double relative_error(const double *a, const double *b, int64_t n)

@@ -59,6 +59,10 @@ void attend_exactly(const attend_data *d, attend_result *r);
 void attend_naively(const attend_data *d, attend_result *r);
 /* Through the kernel; false when it wrote outside its outputs. What it leaves unwritten is NaN. */
 bool attend_by_kernel(const attend_data *d, const fga_ops *ops, attend_result *r);
+/* Through the kernel for rows that keep different keys; kept is [ceil(rows/32)][spec.keys], as in fga_probe_op.
+ * dense, if not NULL: what they would get if they kept all that is listed, without summaries. */
+bool attend_by_probe(const attend_data *d, const fga_ops *ops, const uint32_t *kept, attend_result *r,
+                     attend_result *dense);
 
 /* norm(a - b) / norm(b) and max abs(a - b) / max abs(b), the larger. */
 double relative_error(const double *a, const double *b, int64_t n);

@@ -287,6 +287,126 @@ static void summaries_of_every_kind_of_data(void **state)
     }
 }
 
+/* ---- rows that keep different keys ------------------------------------------------------------------------------- */
+
+/* Of every row some of the listed keys; of the first none, of the last all. */
+static uint32_t *draw_kept(const attend_data *d)
+{
+    const attend_case *c = &d->spec;
+    uint64_t state = c->seed + 99;
+    uint32_t *kept = calloc((size_t)((c->rows + 31) / 32 * c->keys) + 1, sizeof *kept);
+    for (int32_t row = 0; row < c->rows; row++) {
+        uint64_t in_16 = row == 0 ? 0 : row == c->rows - 1 ? 16 : next_random(&state) % 17;
+        for (int64_t i = 0; i < d->kept; i++) {
+            kept[row / 32 * c->keys + d->list[i]] |= (uint32_t)(next_random(&state) % 16 < in_16) << row % 32;
+        }
+    }
+    return kept;
+}
+
+/* The row as an attention of its own: with what it keeps as the list. */
+static void attend_row_by(void (*attend)(const attend_data *, attend_result *), const attend_data *d,
+                          const uint32_t *kept, int32_t row, attend_result *r, double *kept_lse)
+{
+    attend_data own = *d;
+    own.q += row * d->stride * (d->spec.dtype == FGA_F32 ? 4 : 2);
+    own.spec.rows = 1;
+    own.list = calloc((size_t)d->kept + 1, sizeof *own.list);
+    own.kept = 0;
+    for (int64_t i = 0; i < d->kept; i++) {
+        own.list[own.kept] = d->list[i];
+        own.kept += kept[row / 32 * d->spec.keys + d->list[i]] >> row % 32 & 1;
+    }
+    attend_result one = attend_result_make(&own);
+    size_t dim = (size_t)d->spec.head_dim;
+    attend(&own, &one);
+    memcpy(r->o + (size_t)row * dim, one.o, dim * sizeof(double));
+    own.summaries.groups = 0;
+    attend(&own, &one);
+    *kept_lse = own.kept > 0 ? one.lse[0] : -INFINITY;
+    attend_result_free(&one);
+    free(own.list);
+}
+
+/* How far the results are from the exact ones, and how far they may be. */
+static bool near(const attend_case *c, const char *what, const attend_result *got, const attend_result *exact,
+                 const attend_result *naive)
+{
+    int64_t n = (int64_t)c->rows * c->head_dim;
+    double error = relative_error(got->o, exact->o, n), lse_error = 0, lse_allowed = 0;
+    double allowed = 2 * relative_error(naive->o, exact->o, n) + 0x1p-21;
+    bool right = error <= allowed;
+    for (int32_t row = 0; row < c->rows; row++) {
+        double l = exact->lse[row];
+        if (l == -INFINITY) {
+            right = right && got->lse[row] == -INFINITY;
+            continue;
+        }
+        lse_error = fmax(lse_error, fabs(got->lse[row] - l));
+        lse_allowed = fmax(lse_allowed, 2 * fabs(naive->lse[row] - l) + 0x1p-21 * (1 + fabs(l)));
+    }
+    right = right && lse_error <= lse_allowed;
+    if (!right) {
+        print_error("%s %s %s D=%d rows=%d keys=%ld data=%d group=%d: error %.3g of %.3g, L %.3g of %.3g\n", ops.name,
+                    fga_dtype_name(c->dtype), what, c->head_dim, c->rows, (long)c->keys, c->data, c->group, error,
+                    allowed, lse_error, lse_allowed);
+    }
+    return right;
+}
+
+static void check_probe(const attend_case *c, bool dense)
+{
+    attend_data d;
+    attend_data_make(&d, c);
+    attend_result exact = attend_result_make(&d), naive = attend_result_make(&d), got = attend_result_make(&d);
+    attend_result all = attend_result_make(&d);
+    uint32_t *kept = draw_kept(&d);
+    if (emulated) {
+        bf16_emulator_start();
+    }
+    bool right = attend_by_probe(&d, &ops, kept, &got, dense ? &all : NULL);
+    for (int32_t row = 0; row < c->rows; row++) {
+        attend_row_by(attend_exactly, &d, kept, row, &exact, &exact.lse[row]);
+        attend_row_by(attend_naively, &d, kept, row, &naive, &naive.lse[row]);
+    }
+    right = near(c, "probe", &got, &exact, &naive) && right;
+    d.summaries.groups = 0;
+    attend_exactly(&d, &exact);
+    attend_naively(&d, &naive);
+    right = (!dense || near(c, "dense probe", &all, &exact, &naive)) && right;
+    cases += c->rows;
+    free(kept);
+    attend_result_free(&exact);
+    attend_result_free(&naive);
+    attend_result_free(&got);
+    attend_result_free(&all);
+    attend_data_free(&d);
+    assert_true(right);
+}
+
+static void rows_that_keep_different_keys(void **state)
+{
+    (void)state;
+    static const int32_t rows[] = {1, 2, 16, 17, 33, 64, 100}, groups[] = {0, 64, 0, 8, 0, 256};
+    EACH_DTYPE(dtype)
+    {
+        for (int i = 0; i < (emulated ? 6 : 42); i++) {
+            attend_case c = plain(dtype);
+            c.rows = rows[i % 7];
+            c.group = groups[i % 6];
+            c.keys = emulated ? 130 : 1 + 37 * i % 400;
+            c.kept_in_16 = i % 5 == 0 ? 16 : 10;
+            c.head_dim = i % 4 == 0 ? 24 : 40;
+            c.bias = i % 3 == 0;
+            c.data = (data_kind)(i % 6);
+            c.strided = i % 2 == 0;
+            c.place = i % 8 == 7 ? PLACE_BEFORE_A_WALL : PLACE_ANYWHERE;
+            c.seed = (uint64_t)i;
+            check_probe(&c, i % 4 > 1);
+        }
+    }
+}
+
 /* NaN and Inf where they are kept: the same classes in the same places as by the definition. */
 static void check_classes(const attend_data *d)
 {
@@ -468,6 +588,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(one_key_kept),
         cmocka_unit_test(every_summary),
         cmocka_unit_test(summaries_of_every_kind_of_data),
+        cmocka_unit_test(rows_that_keep_different_keys),
         cmocka_unit_test(summed_rows),
         cmocka_unit_test(non_finite_data),
         cmocka_unit_test(minus_infinite_logits),

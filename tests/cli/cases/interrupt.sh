@@ -1,4 +1,4 @@
-# Ctrl-C and a termination signal in the middle: exit code 130, one line, no file left.
+# Ctrl-C and a termination signal in the middle: exit code 130, one line, no file left but the state to resume from.
 # shellcheck disable=SC2086 # $SMALL is words
 for signal in INT TERM; do
     WHAT="fgattn generate, interrupted by SIG$signal"
@@ -16,5 +16,6 @@ for signal in INT TERM; do
     [ "$code" -eq 130 ] || fail "exit code $code, wanted 130"
     explained
     says interrupted x.y4m
+    rm -f x.y4m.fgstate
     nothing_left
 done
