@@ -44,6 +44,9 @@ void enter(void *arg)
     const call &c = *(const call *)arg;
     KERNELS(bf16)
     KERNELS(f16)
+    if (emulated_ops(c.name, c.arguments[0])) {
+        return;
+    }
     std::fprintf(stderr, "there is no kernel %s\n", c.name);
     std::abort();
 }

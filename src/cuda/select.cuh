@@ -1,0 +1,390 @@
+/* select.cuh - the best tiles of a row of scores as bits, by counting ranks; ties go to the lower tile
+ * (docs/method.md, "Select").
+ *
+ * One thread block per row. The upper halves of the ranks stay in shared memory, and are counted in a window of 2,048
+ * below the largest: scores spread over far fewer. Only tiles whose upper half is that of the cut are looked at again.
+ */
+#ifndef FGA_CUDA_SELECT_CUH
+#define FGA_CUDA_SELECT_CUH
+
+#include "cuda/rows.cuh"
+
+namespace fga
+{
+
+enum { SELECT_BINS = 2048, SELECT_MOST_WARPS = 32 };
+
+struct select_shared {
+    int bins[SELECT_BINS];
+    int ties[SELECT_MOST_WARPS];
+    int most, gated;                /* the largest upper half among the free; how many are +inf */
+    int digit, above, at;           /* of a search: the digit of the cut, how many lie above it, how many on it */
+    int kept, missing;
+    uint16_t high[2];               /* [tiles], where cached */
+};
+
+struct select_row {
+    const float *score;
+    const uint16_t *high;
+    int entries;
+    bool cached;
+    int begin[2], end[2]; /* free tiles */
+};
+
+/* As fga_rank_of: -0 equals 0, and NaN comes last. */
+__device__ __forceinline__ uint32_t rank_of(float score)
+{
+    uint32_t bits = __float_as_uint(score), magnitude = bits & 0x7fffffffu;
+    uint32_t ordered = bits >> 31 ? ~bits : bits | 0x80000000u;
+    ordered = magnitude == 0 ? 0x80000000u : ordered;
+    return magnitude > 0x7f800000u ? 0 : ordered;
+}
+
+__device__ __forceinline__ float tile_score(const float *score, int entries, int tile)
+{
+    const float *from = score + (int64_t)tile * entries;
+    float sum = from[0];
+    for (int i = 1; i < entries; i++) {
+        sum += from[i];
+    }
+    return sum;
+}
+
+__device__ __forceinline__ bool is_free(const select_row &r, int tile)
+{
+    return (tile >= r.begin[0] && tile < r.end[0]) || (tile >= r.begin[1] && tile < r.end[1]);
+}
+
+__device__ __forceinline__ uint32_t full_rank(const select_row &r, int tile)
+{
+    return rank_of(tile_score(r.score, r.entries, tile));
+}
+
+__device__ __forceinline__ int upper_rank(const select_row &r, int tile)
+{
+    return r.cached ? r.high[tile] : (int)(full_rank(r, tile) >> 16);
+}
+
+template <typename Body> __device__ __forceinline__ void each_free(const select_row &r, const Body &body)
+{
+    for (int i = 0; i < 2; i++) {
+        for (int tile = r.begin[i] + (int)threadIdx.x; tile < r.end[i]; tile += (int)blockDim.x) {
+            body(tile);
+        }
+    }
+}
+
+/* With bins filled: the highest bin at which `wanted` are reached. One warp does it; false when there are too few, and
+ * then sh.above is how many there are. */
+__device__ __forceinline__ bool find_bin(select_shared &sh, int bins, int wanted)
+{
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        int lane = threadIdx.x, each = bins / 32, from = bins - lane * each, sum = 0; /* lane 0 has the highest */
+        for (int i = 1; i <= each; i++) {
+            sum += sh.bins[from - i];
+        }
+        int before = sum;
+        for (int distance = 1; distance < 32; distance *= 2) {
+            int other = __shfl_up_sync(0xFFFFFFFFu, before, distance);
+            before += lane >= distance ? other : 0;
+        }
+        int all = __shfl_sync(0xFFFFFFFFu, before, 31);
+        before -= sum;
+        if (lane == 0 && all < wanted) {
+            sh.digit = -1;
+            sh.above = all;
+        }
+        if (before < wanted && before + sum >= wanted) {
+            int digit = from - 1;
+            while (before + sh.bins[digit] < wanted) {
+                before += sh.bins[digit--];
+            }
+            sh.digit = digit;
+            sh.above = before;
+            sh.at = sh.bins[digit];
+        }
+    }
+    __syncthreads();
+    return sh.digit >= 0;
+}
+
+__device__ __forceinline__ void clear_bins(select_shared &sh, int bins)
+{
+    __syncthreads();
+    for (int i = threadIdx.x; i < bins; i += (int)blockDim.x) {
+        sh.bins[i] = 0;
+    }
+    __syncthreads();
+}
+
+/* Of the free tiles: those with a rank above `cut` are kept, and of those at it the first `ties` of `equal`. */
+struct select_cut {
+    uint32_t cut;
+    int ties, equal;
+};
+
+/* Eight bits of the lower half at `shift`, among the free tiles whose rank agrees with c.cut above them. */
+__device__ __forceinline__ void refine(const select_row &r, select_shared &sh, int shift, select_cut &c)
+{
+    clear_bins(sh, 256);
+    uint32_t known = 0xFFFFFFFFu << (shift + 8);
+    each_free(r, [&](int tile) {
+        if ((uint32_t)upper_rank(r, tile) == c.cut >> 16) {
+            uint32_t rank = full_rank(r, tile);
+            if ((rank & known) == (c.cut & known)) {
+                atomicAdd(&sh.bins[rank >> shift & 255], 1);
+            }
+        }
+    });
+    find_bin(sh, 256, c.ties);
+    c.cut |= (uint32_t)sh.digit << shift;
+    c.ties -= sh.above;
+    c.equal = sh.at;
+}
+
+/* wanted: at least 1 and fewer than there are free tiles. */
+__device__ __forceinline__ select_cut find_cut(const select_row &r, select_shared &sh, int wanted)
+{
+    int top = sh.most + 1, base;
+    while (true) {
+        base = max(0, top - SELECT_BINS);
+        clear_bins(sh, SELECT_BINS);
+        each_free(r, [&](int tile) {
+            int high = upper_rank(r, tile);
+            if (high >= base && high < top) {
+                atomicAdd(&sh.bins[high - base], 1);
+            }
+        });
+        if (find_bin(sh, SELECT_BINS, wanted)) {
+            break;
+        }
+        wanted -= sh.above;
+        top = base;
+    }
+    select_cut c = {(uint32_t)(base + sh.digit) << 16, wanted - sh.above, sh.at};
+    if (c.ties < c.equal) {
+        refine(r, sh, 8, c);
+        if (c.ties < c.equal) {
+            refine(r, sh, 0, c);
+        }
+    }
+    return c;
+}
+
+/* ---- a row ------------------------------------------------------------------------------------------------------ */
+
+__device__ __forceinline__ uint32_t spans_bits(const fga_gpu_spans &s, int first)
+{
+    uint32_t bits = 0;
+    for (int i = 0; i < 3; i++) {
+        bits |= i < s.count ? fga_interval_bits(s.begin[i], s.end[i], first) : 0;
+    }
+    return bits;
+}
+
+/* What holds whatever the scores. */
+struct select_forced {
+    bool empty, everything;
+    int near_begin, near_end;
+};
+
+__device__ __forceinline__ select_forced forced_of(const fga_gpu_select &a, int u, select_row &r)
+{
+    select_forced f;
+    int begin = u * a.block_rows, end = begin + a.block_rows;
+    f.empty = count_spans(a.query_valid, begin, end) == 0;
+    f.everything = !f.empty && (a.everything || count_spans(a.text_queries, begin, end) > 0);
+    int video_begin = a.video_tiles.count > 0 ? a.video_tiles.begin[0] : 0;
+    int video_end = a.video_tiles.count > 0 ? a.video_tiles.end[0] : 0;
+    f.near_begin = min(video_end, max(video_begin, u - a.neighbours + 1));
+    f.near_end = max(f.near_begin, min(video_end, u + a.neighbours));
+    r.begin[0] = video_begin;
+    r.end[0] = f.near_begin < f.near_end ? f.near_begin : video_end;
+    r.begin[1] = f.near_end;
+    r.end[1] = f.near_begin < f.near_end ? video_end : f.near_end;
+    return f;
+}
+
+/* Fills the cache and finds the largest upper half. */
+__device__ __forceinline__ void survey(const select_row &r, uint16_t *high, select_shared &sh)
+{
+    int most = 0, gated = 0;
+    each_free(r, [&](int tile) {
+        uint32_t rank = full_rank(r, tile);
+        if (r.cached) {
+            high[tile] = (uint16_t)(rank >> 16);
+        }
+        most = max(most, (int)(rank >> 16));
+        gated += rank == 0xFF800000u; /* +inf */
+    });
+    for (int distance = 16; distance > 0; distance /= 2) {
+        most = max(most, __shfl_xor_sync(0xFFFFFFFFu, most, distance));
+    }
+    if ((threadIdx.x & 31) == 0) {
+        atomicMax(&sh.most, most);
+    }
+    if (gated > 0) {
+        atomicAdd(&sh.gated, gated);
+    }
+    __syncthreads();
+}
+
+/* Bits of 32 tiles, lane by lane, of those that a cut keeps; *equal: those at it. */
+__device__ __forceinline__ uint32_t above_cut(const select_row &r, const select_cut &c, int first, bool all,
+                                              uint32_t *equal)
+{
+    int tile = first + (int)(threadIdx.x & 31);
+    bool above = false, at = false;
+    if (is_free(r, tile)) {
+        uint32_t high = all ? 0 : (uint32_t)upper_rank(r, tile);
+        above = all || high > c.cut >> 16;
+        if (!all && high == c.cut >> 16) {
+            uint32_t rank = full_rank(r, tile);
+            above = rank > c.cut;
+            at = rank == c.cut;
+        }
+    }
+    *equal = __ballot_sync(0xFFFFFFFFu, at);
+    return __ballot_sync(0xFFFFFFFFu, above);
+}
+
+/* The lowest `count` set bits. */
+__device__ __forceinline__ uint32_t lowest_bits(uint32_t bits, int count)
+{
+    uint32_t left = bits;
+    for (; count > 0 && left != 0; count--) {
+        left &= left - 1;
+    }
+    return bits & ~left;
+}
+
+/* The 32-bit words of the row that this warp writes. */
+__device__ __forceinline__ int warp_words(const fga_gpu_select &a, int *first)
+{
+    int words = 2 * a.words, warps = blockDim.x / 32, each = (words + warps - 1) / warps;
+    *first = min(words, (int)threadIdx.x / 32 * each);
+    return min(words, *first + each);
+}
+
+/* How many ties lie in the words of lower warps; only asked where not all are kept. */
+__device__ __forceinline__ int ties_before(const fga_gpu_select &a, const select_row &r, const select_cut &c,
+                                           select_shared &sh)
+{
+    int warp = threadIdx.x / 32, first, last = warp_words(a, &first), mine = 0, before = 0;
+    for (int word = first; word < last; word++) {
+        uint32_t equal;
+        above_cut(r, c, word * 32, false, &equal);
+        mine += __popc(equal);
+    }
+    sh.ties[warp] = mine;
+    __syncthreads();
+    for (int i = 0; i < warp; i++) {
+        before += sh.ties[i];
+    }
+    return before;
+}
+
+__device__ __forceinline__ void select_row_of(const fga_gpu_select &a)
+{
+    extern __shared__ __align__(16) unsigned char memory[];
+    auto &sh = *reinterpret_cast<select_shared *>(memory);
+    int tile = a.tile_first + (int)blockIdx.x / a.tile_blocks, head = tile / a.head_tiles;
+    int u = (tile - head * a.head_tiles) * a.tile_blocks + (int)blockIdx.x % a.tile_blocks;
+    if (u >= a.blocks || head < a.head_first || head >= a.head_end) {
+        return;
+    }
+    int64_t row = (int64_t)head * a.blocks + u;
+    if (threadIdx.x == 0) {
+        sh.most = sh.gated = sh.kept = sh.missing = 0;
+    }
+    __syncthreads();
+    select_row r = {a.score + (int64_t)blockIdx.x * a.score_stride, sh.high, a.entries, a.cached != 0, {0, 0}, {0, 0}};
+    select_forced f = forced_of(a, u, r);
+    bool open = !f.empty && !f.everything, all = false;
+    select_cut c = {0, 0, 0};
+    int before = 0;
+    if (open) {
+        int free = r.end[0] - r.begin[0] + max(0, r.end[1] - r.begin[1]);
+        survey(r, sh.high, sh);
+        int wanted = sh.gated + max(1, a.keep - (a.live_tiles - free) - sh.gated);
+        all = wanted >= free;
+        if (!all) {
+            c = find_cut(r, sh, wanted);
+            before = c.ties < c.equal ? ties_before(a, r, c, sh) : 0;
+        }
+    }
+    int first, last = warp_words(a, &first), kept = 0, missing = 0;
+    uint32_t *bits = reinterpret_cast<uint32_t *>(a.bits + row * a.words);
+    for (int word = first; word < last; word++) {
+        uint32_t chosen = 0;
+        if (open) {
+            uint32_t equal;
+            chosen = above_cut(r, c, word * 32, all, &equal);
+            chosen |= lowest_bits(equal, c.ties - before);
+            before += __popc(equal);
+            chosen |= spans_bits(a.text_tiles, word * 32) | fga_interval_bits(f.near_begin, f.near_end, word * 32);
+        } else if (f.everything) {
+            chosen = 0xFFFFFFFFu;
+        }
+        chosen &= spans_bits(a.live, word * 32);
+        kept += __popc(chosen);
+        for (int i = 0; i < a.partial_count; i++) {
+            bool here = a.partial_tile[i] >> 5 == word && (chosen >> (a.partial_tile[i] & 31) & 1) != 0;
+            missing += here ? a.partial_missing[i] : 0;
+        }
+        if ((threadIdx.x & 31) == 0) {
+            bits[word] = chosen;
+        }
+    }
+    if ((threadIdx.x & 31) == 0) {
+        atomicAdd(&sh.kept, kept);
+        atomicAdd(&sh.missing, missing);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        a.row_keys[row] = sh.kept * a.tile_keys - sh.missing;
+    }
+}
+
+/* ---- all scores, and the order of blocks -------------------------------------------------------------------------- */
+
+__device__ __forceinline__ void write_scores(const fga_gpu_select &a)
+{
+    int tile = a.tile_first + (int)blockIdx.x / a.tile_blocks, head = tile / a.head_tiles;
+    int u = (tile - head * a.head_tiles) * a.tile_blocks + (int)blockIdx.x % a.tile_blocks;
+    if (u >= a.blocks) {
+        return;
+    }
+    const float *score = a.score + (int64_t)blockIdx.x * a.score_stride;
+    float *to = a.tile_score + ((int64_t)head * a.blocks + u) * a.tiles;
+    for (int v = threadIdx.x; v < a.tiles; v += (int)blockDim.x) {
+        to[v] = tile_score(score, a.entries, v);
+    }
+}
+
+/* A block's place is the number of blocks that come before it. */
+__device__ __forceinline__ void order_blocks(const fga_gpu_order &a)
+{
+    int row = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    unsigned long long pairs = 0;
+    if (row < a.rows) {
+        int head = row / a.blocks, u = row - head * a.blocks, place = 0, mine = a.row_keys[row];
+        const int32_t *keys = a.row_keys + (int64_t)head * a.blocks;
+        for (int i = 0; i < a.blocks; i++) {
+            place += keys[i] > mine || (keys[i] == mine && i < u);
+        }
+        a.row_order[(int64_t)head * a.blocks + place] = u;
+        pairs = (unsigned long long)mine *
+                (unsigned long long)count_spans(a.query_valid, u * a.block_rows, (u + 1) * a.block_rows);
+    }
+    for (int distance = 16; distance > 0; distance /= 2) {
+        pairs += __shfl_xor_sync(0xFFFFFFFFu, pairs, distance);
+    }
+    if (a.pairs != nullptr && (threadIdx.x & 31) == 0 && pairs > 0) {
+        atomicAdd(reinterpret_cast<unsigned long long *>(a.pairs), pairs);
+    }
+}
+
+} // namespace fga
+#endif
