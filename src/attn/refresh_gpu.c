@@ -176,6 +176,7 @@ fga_status fga_refresh_gpu_run(fga_context *ctx, const fga_gpu_refresh_plan *pla
                               .keep = call->keep,
                               .neighbours = call->near,
                               .everything = call->everything,
+                              .parts = call->parts != 0 ? call->parts : FGA_GPU_ALL_PARTS,
                               .workspace = call->workspace,
                               .stream = ctx->stream};
     FGA_TRY(fga_gpu_rows_of(ctx, "q", &call->args->q, &c.q));
@@ -200,6 +201,7 @@ fga_status fga_score_tiles_gpu(fga_context *ctx, const fga_predict_desc *d, cons
     fga_shape keys = {d->batch, d->kv_heads, fga_sequence_length(&d->key), d->head_dim, d->dtype};
     fga_gpu_refresh_call c = {
         .select = {.tile_score = call->scores, .tiles = plan.tiles, .blocks = plan.blocks},
+        .parts = FGA_GPU_ALL_PARTS,
         .workspace = call->workspace,
         .stream = ctx->stream,
     };

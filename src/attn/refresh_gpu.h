@@ -22,6 +22,7 @@ typedef struct fga_refresh_gpu_call {
     const fga_head_setting *heads;
     int32_t *keep, *near; /* [batch*query_heads]: room */
     uint8_t *everything;  /* likewise */
+    int32_t parts;        /* 0: all; for benchmarks */
     void *workspace;
     fga_mask *mask; /* of fga_mask_create_gpu */
 } fga_refresh_gpu_call;

@@ -359,16 +359,20 @@ static fga_status run_slabs(fga_context *ctx, const fga_gpu_refresh_plan *p, con
     select.entries = p->entries;
     select.tile_blocks = p->tile_blocks;
     select.head_tiles = p->head_tiles;
-    FGA_TRY(launch(ctx, p->stats, (grid){all, FGA_RANK_THREADS, p->rank_shared}, c->stream, &a));
+    if ((c->parts & FGA_GPU_ROW_SUMS) != 0) {
+        FGA_TRY(launch(ctx, p->stats, (grid){all, FGA_RANK_THREADS, p->rank_shared}, c->stream, &a));
+    }
     for (int64_t first = 0; first < all; first += p->slab_tiles) {
         int32_t tiles = (int32_t)(all - first < p->slab_tiles ? all - first : p->slab_tiles);
         a.tile_first = select.tile_first = (int32_t)first;
         split_keys(ctx, tiles, &a);
-        FGA_TRY(launch(ctx, p->rank, (grid){(int64_t)tiles * a.splits, FGA_RANK_THREADS, p->rank_shared}, c->stream,
-                       &a));
+        if ((c->parts & FGA_GPU_SCORES) != 0) {
+            const grid g = {(int64_t)tiles * a.splits, FGA_RANK_THREADS, p->rank_shared};
+            FGA_TRY(launch(ctx, p->rank, g, c->stream, &a));
+        }
         if (select.tile_score != NULL) {
             FGA_TRY(launch(ctx, p->write, (grid){(int64_t)tiles * p->tile_blocks, 256, 0}, c->stream, &select));
-        } else {
+        } else if ((c->parts & FGA_GPU_SELECT) != 0) {
             FGA_TRY(select_slab(ctx, p, c, &select, tiles));
         }
     }
@@ -380,8 +384,10 @@ fga_status fga_gpu_refresh_launch(fga_context *ctx, const fga_gpu_refresh_plan *
     if (p->blocks == 0 || p->tiles == 0) {
         return FGA_OK;
     }
-    FGA_TRY(pool(ctx, p, c, false));
-    FGA_TRY(p->shape.score == FGA_GPU_MASS ? pool(ctx, p, c, true) : part_values(ctx, p, c));
+    if ((c->parts & FGA_GPU_POOL) != 0) {
+        FGA_TRY(pool(ctx, p, c, false));
+        FGA_TRY(p->shape.score == FGA_GPU_MASS ? pool(ctx, p, c, true) : part_values(ctx, p, c));
+    }
     return run_slabs(ctx, p, c);
 }
 

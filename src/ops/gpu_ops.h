@@ -144,12 +144,16 @@ typedef struct fga_gpu_refresh_plan {
     size_t q_at, q_meta_at, lse_at, k_at, k_meta_at, score_at, workspace_bytes;
 } fga_gpu_refresh_plan;
 
+/* Parts of a refresh, so that benchmarks can time them one by one. */
+enum { FGA_GPU_POOL = 1, FGA_GPU_ROW_SUMS = 2, FGA_GPU_SCORES = 4, FGA_GPU_SELECT = 8, FGA_GPU_ALL_PARTS = 15 };
+
 /* What a selection needs beside the shape; where `tile_score` is set scores are written instead. */
 typedef struct fga_gpu_refresh_call {
     fga_gpu_rows q, k, v;
     fga_gpu_select select;
     const int32_t *keep, *neighbours; /* host arrays [batch*query_heads]: K and neighbours */
     const uint8_t *everything;        /* [batch*query_heads] */
+    int32_t parts;                    /* FGA_GPU_ALL_PARTS, or some of them: then of what the others left behind */
     void *workspace, *stream;
 } fga_gpu_refresh_call;
 
