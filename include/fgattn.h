@@ -183,9 +183,9 @@ typedef struct fga_permute_args {
     void *to;             /* does not overlap from */
     const int32_t *order; /* [rows], each of 0 ... rows-1 once; in the device's memory too; not checked */
     int64_t rows;
-    size_t row_bytes;                /* on a CUDA context multiples of 16, as all addresses and strides */
-    size_t from_stride, to_stride;   /* bytes from row to row; 0 = row_bytes */
-    bool inverse;                    /* false: to[i] = from[order[i]]; true: to[order[i]] = from[i] */
+    size_t row_bytes;              /* on a CUDA context multiples of 16, as all addresses and strides */
+    size_t from_stride, to_stride; /* bytes from row to row; 0 = row_bytes */
+    bool inverse;                  /* false: to[i] = from[order[i]]; true: to[order[i]] = from[i] */
     uintptr_t reserved[4];
 } fga_permute_args;
 
@@ -223,8 +223,8 @@ FGA_API fga_status fga_mask_from_function(fga_context *ctx, const fga_mask_desc 
                                           bool (*keep)(void *user, int64_t b, int64_t h, int64_t u, int64_t v),
                                           void *user, fga_mask **mask);
 /* Masks that a CUDA device made (fga_select_topk, sessions on a CUDA context) hold their bits there alone: attention
- * takes them, but until they are fetched they have no run, keep nothing that can be asked for, and their density is NaN.
- * Waits for the context's stream and copies. */
+ * takes them, but until they are fetched they have no run, keep nothing that can be asked for, and their density is
+ * NaN. Waits for the context's stream and copies. */
 FGA_API fga_status fga_mask_fetch(fga_context *ctx, const fga_mask *mask, fga_mask **copy);
 FGA_API fga_mask *fga_mask_retain(fga_mask *mask);
 FGA_API void fga_mask_release(fga_mask **mask);

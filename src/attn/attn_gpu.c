@@ -41,8 +41,9 @@ static fga_status describe_remainder(fga_context *ctx, const fga_remainder *r, f
     return FGA_OK;
 }
 
-fga_status fga_attend_run_gpu(const fga_attend_plan *plan, const fga_attend_args *a, void *workspace, void *stream)
+fga_status fga_attend_run_gpu(const fga_attend_plan *plan, const fga_attend_call *call, void *stream)
 {
+    const fga_attend_args *a = call->args;
     fga_context *ctx = plan->ctx;
     const fga_attend_desc *d = &plan->desc;
     fga_gpu_attend op = {
@@ -65,7 +66,8 @@ fga_status fga_attend_run_gpu(const fga_attend_plan *plan, const fga_attend_args
     FGA_TRY(fga_gpu_rows_of(ctx, "k", &a->k, &op.k));
     FGA_TRY(fga_gpu_rows_of(ctx, "v", &a->v, &op.v));
     FGA_TRY(fga_gpu_rows_of(ctx, "o", &a->o, &op.o));
-    fga_spans queries = fga_spans_all(d->query_len), keys = fga_spans_all(d->key_len);
+    fga_spans queries = call->query != NULL ? fga_spans_valid(call->query) : fga_spans_all(d->query_len);
+    fga_spans keys = call->key != NULL ? fga_spans_valid(call->key) : fga_spans_all(d->key_len);
     if (a->mask != NULL) {
         FGA_TRY(describe_mask(ctx, a->mask, &op));
         queries = a->mask->query_valid;
@@ -76,5 +78,5 @@ fga_status fga_attend_run_gpu(const fga_attend_plan *plan, const fga_attend_args
     }
     op.query_spans = describe_spans(&queries, op.query_begin, op.query_end);
     op.key_spans = describe_spans(&keys, op.key_begin, op.key_end);
-    return fga_gpu_attend_launch(ctx, &plan->gpu, &op, d->dtype, workspace, stream);
+    return fga_gpu_attend_launch(ctx, &plan->gpu, &op, d->dtype, call->workspace, stream);
 }

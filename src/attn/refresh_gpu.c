@@ -1,5 +1,5 @@
-/* refresh_gpu.c - scores and selections on a CUDA context: from the caller's arguments to what the kernels take. Nothing
- * here waits for the device. */
+/* refresh_gpu.c - scores and selections on a CUDA context: from the caller's arguments to what the kernels take.
+ * Nothing here waits for the device. */
 #include "attn/refresh_gpu.h"
 
 #include "base/context.h"
@@ -97,7 +97,10 @@ fga_status fga_mask_create_gpu(fga_context *ctx, const fga_mask_desc *desc, fga_
 fga_status fga_mask_fetch(fga_context *ctx, const fga_mask *mask, fga_mask **copy)
 {
     if (ctx == NULL || mask == NULL || copy == NULL) {
-        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "%s is NULL", ctx == NULL ? "ctx" : mask == NULL ? "mask" : "copy");
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "%s is NULL",
+                                ctx == NULL    ? "ctx"
+                                : mask == NULL ? "mask"
+                                               : "copy");
     }
     *copy = NULL;
     if (mask->gpu.memory == 0 || mask->gpu.cuda_context != ctx->gpu.cuda_context || mask->gpu.bits == NULL) {

@@ -132,3 +132,24 @@ fga_status fga_gpu_read(fga_context *ctx, void *host, const void *device, size_t
     (void)stream;
     return no_cuda(ctx);
 }
+
+fga_status fga_gpu_count_rests(fga_context *ctx, const fga_gpu_rests *rests, void *stream)
+{
+    (void)rests;
+    (void)stream;
+    return no_cuda(ctx);
+}
+
+fga_status fga_gpu_add_pairs(fga_context *ctx, const fga_gpu_tally *tally, void *stream)
+{
+    (void)tally;
+    (void)stream;
+    return no_cuda(ctx);
+}
+
+fga_status fga_gpu_counters(fga_context *ctx, fga_gpu_mask *memory, uint64_t **counters)
+{
+    *memory = (fga_gpu_mask){0};
+    *counters = NULL;
+    return no_cuda(ctx);
+}

@@ -21,9 +21,8 @@ static fga_status find(fga_context *ctx, const char *name, int shared, void **ke
     const fga_driver *driver = fga_driver_load();
     CUresult result = CUDA_SUCCESS;
     if (ctx->gpu.major < 8) {
-        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED,
-                                "%s has compute capability %d.%d, wanted 8.0 or later for %s", ctx->gpu.name,
-                                ctx->gpu.major, ctx->gpu.minor, name);
+        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "%s has compute capability %d.%d, wanted 8.0 or later for %s",
+                                ctx->gpu.name, ctx->gpu.major, ctx->gpu.minor, name);
     }
     if (ctx->gpu.modules[OPS_MODULE] == NULL) {
         CUmodule module = NULL;
@@ -83,8 +82,9 @@ static grid row_grid(int64_t items, int32_t head_dim)
 static fga_status need_halves(fga_context *ctx, fga_dtype dtype)
 {
     return dtype != FGA_F32 ? FGA_OK
-                            : fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "%s has no kernels of a refresh for %s, wanted "
-                                                                         "bf16 or f16",
+                            : fga_context_fail(ctx, FGA_ERR_UNSUPPORTED,
+                                               "%s has no kernels of a refresh for %s, wanted "
+                                               "bf16 or f16",
                                                ctx->gpu.name, fga_dtype_name(dtype));
 }
 
@@ -177,13 +177,13 @@ static fga_status lay_workspace(fga_context *ctx, fga_gpu_refresh_plan *p)
     size_t row_bytes = 2 * (size_t)p->dim, tile_bytes = (size_t)p->tile_blocks * (size_t)p->key_rows * sizeof(float);
     int64_t fit = tile_bytes > 0 ? (int64_t)(slab_bytes / tile_bytes) : 1;
     p->slab_tiles = (int32_t)(fit < 1 ? 1 : fit < tiles ? fit : tiles);
-    bool fits = carve(&p->workspace_bytes, heads * p->rows, row_bytes, &p->q_at) &&
-                carve(&p->workspace_bytes, heads * p->rows, 2 * sizeof(float), &p->q_meta_at) &&
-                carve(&p->workspace_bytes, heads * p->rows, sizeof(float), &p->lse_at) &&
-                carve(&p->workspace_bytes, s->score == FGA_GPU_MASS ? kv_heads * p->key_rows : 0, row_bytes,
-                      &p->k_at) &&
-                carve(&p->workspace_bytes, kv_heads * p->key_rows, 2 * sizeof(float), &p->k_meta_at) &&
-                carve(&p->workspace_bytes, p->slab_tiles, tile_bytes, &p->score_at);
+    bool fits =
+        carve(&p->workspace_bytes, heads * p->rows, row_bytes, &p->q_at) &&
+        carve(&p->workspace_bytes, heads * p->rows, 2 * sizeof(float), &p->q_meta_at) &&
+        carve(&p->workspace_bytes, heads * p->rows, sizeof(float), &p->lse_at) &&
+        carve(&p->workspace_bytes, s->score == FGA_GPU_MASS ? kv_heads * p->key_rows : 0, row_bytes, &p->k_at) &&
+        carve(&p->workspace_bytes, kv_heads * p->key_rows, 2 * sizeof(float), &p->k_meta_at) &&
+        carve(&p->workspace_bytes, p->slab_tiles, tile_bytes, &p->score_at);
     return fits ? FGA_OK : unsupported(ctx, s, "more tokens than one run takes");
 }
 
@@ -402,18 +402,37 @@ fga_status fga_gpu_select_rows(fga_context *ctx, const fga_gpu_select *select, i
     return launch(ctx, kernel, g, stream, &a);
 }
 
+static fga_status clear(fga_context *ctx, uint64_t *counters, void *stream)
+{
+    CUresult result =
+        fga_driver_load()->cuMemsetD8Async((CUdeviceptr)(uintptr_t)counters, 0, 2 * sizeof *counters, stream);
+    return result == CUDA_SUCCESS ? FGA_OK : fga_gpu_fail(ctx, "cannot clear a counter", (int)result);
+}
+
 fga_status fga_gpu_order_blocks(fga_context *ctx, const fga_gpu_order *order, void *stream)
 {
     void *kernel = NULL;
     FGA_TRY(find(ctx, "fga_order_blocks_by_keys", 0, &kernel));
+    FGA_TRY(clear(ctx, order->pairs, stream));
     fga_gpu_order a = *order;
-    if (a.pairs != NULL) {
-        CUresult result = fga_driver_load()->cuMemsetD8Async((CUdeviceptr)(uintptr_t)a.pairs, 0, sizeof *a.pairs, stream);
-        if (result != CUDA_SUCCESS) {
-            return fga_gpu_fail(ctx, "cannot clear a counter", (int)result);
-        }
-    }
     return launch(ctx, kernel, (grid){(a.rows + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, 0}, stream, &a);
+}
+
+fga_status fga_gpu_count_rests(fga_context *ctx, const fga_gpu_rests *rests, void *stream)
+{
+    void *kernel = NULL;
+    FGA_TRY(find(ctx, "fga_count_group_rests", 0, &kernel));
+    fga_gpu_rests a = *rests;
+    return launch(ctx, kernel, (grid){((int64_t)a.rows * 32 + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, 0}, stream,
+                  &a);
+}
+
+fga_status fga_gpu_add_pairs(fga_context *ctx, const fga_gpu_tally *tally, void *stream)
+{
+    void *kernel = NULL;
+    FGA_TRY(find(ctx, "fga_add_both", 0, &kernel));
+    fga_gpu_tally a = *tally;
+    return launch(ctx, kernel, (grid){1, 32, 0}, stream, &a);
 }
 
 /* ---- memory --------------------------------------------------------------------------------------------------------
@@ -423,7 +442,7 @@ fga_status fga_gpu_mask_alloc(fga_context *ctx, int64_t rows, int64_t words, fga
 {
     size_t keys_at = 0, order_at = 0, pairs_at = 0, bits_at = 0, bytes = 0;
     if (!carve(&bytes, rows * words, sizeof(uint64_t), &bits_at) || !carve(&bytes, rows, sizeof(int32_t), &keys_at) ||
-        !carve(&bytes, rows, sizeof(int32_t), &order_at) || !carve(&bytes, 1, sizeof(uint64_t), &pairs_at)) {
+        !carve(&bytes, rows, sizeof(int32_t), &order_at) || !carve(&bytes, 2, sizeof(uint64_t), &pairs_at)) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "a mask of %" PRId64 " rows is too large", rows);
     }
     const fga_driver *driver = fga_driver_load();
@@ -443,6 +462,19 @@ fga_status fga_gpu_mask_alloc(fga_context *ctx, int64_t rows, int64_t words, fga
     };
     *pairs = (uint64_t *)(base + pairs_at);
     return FGA_OK;
+}
+
+fga_status fga_gpu_counters(fga_context *ctx, fga_gpu_mask *memory, uint64_t **counters)
+{
+    FGA_TRY(fga_gpu_mask_alloc(ctx, 0, 0, memory, counters));
+    fga_status status = clear(ctx, *counters, NULL);
+    if (status == FGA_OK) {
+        status = fga_gpu_read(ctx, NULL, NULL, 0, NULL); /* other streams do not wait for this one */
+    }
+    if (status != FGA_OK) {
+        fga_gpu_mask_free(memory);
+    }
+    return status;
 }
 
 fga_status fga_gpu_read(fga_context *ctx, void *host, const void *device, size_t bytes, void *stream)

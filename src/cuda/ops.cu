@@ -1,6 +1,6 @@
 /* ops.cu - the kernels of a refresh: thin entries to rows.cuh, rank.cuh and select.cuh. */
-#include "cuda/rank.cuh"
 #include "cuda/ops_shapes.h"
+#include "cuda/rank.cuh"
 #include "cuda/select.cuh"
 
 #define FGA_ENTRY(name, argument, threads) \
@@ -80,6 +80,18 @@ FGA_ENTRY(fga_write_scores, fga_gpu_select, 1024)
 FGA_ENTRY(fga_order_blocks_by_keys, fga_gpu_order, 256)
 {
     fga::order_blocks(a);
+}
+
+FGA_ENTRY(fga_count_group_rests, fga_gpu_rests, 256)
+{
+    fga::count_rests(a);
+}
+
+FGA_ENTRY(fga_add_both, fga_gpu_tally, 32)
+{
+    if (threadIdx.x < 2) {
+        a.to[threadIdx.x] += a.from[threadIdx.x];
+    }
 }
 
 static_assert(sizeof(fga::rank_tile<64>::shared) == FGA_RANK_SHARED(64), "the host's idea of it");

@@ -30,9 +30,9 @@ template <int D> struct rank_tile {
 
 /* One thread block's row tile. */
 struct rank_place {
-    int kv_head;            /* b * kv_heads + h */
-    int64_t row;            /* of the first pooled query, over all heads */
-    const char *k;          /* row 0 of the keys */
+    int kv_head;   /* b * kv_heads + h */
+    int64_t row;   /* of the first pooled query, over all heads */
+    const char *k; /* row 0 of the keys */
     const float2 *k_meta;
     int key_begin, key_end; /* multiples of RANK_KEYS, but for the last end */
 };
@@ -54,7 +54,8 @@ __device__ __forceinline__ rank_place rank_place_of(const fga_gpu_rank &a)
 
 /* ---- rows in ---------------------------------------------------------------------------------------------------- */
 
-template <int D> __device__ __forceinline__ void load_pooled(const fga_gpu_rank &a, const rank_place &p, unsigned char *to)
+template <int D>
+__device__ __forceinline__ void load_pooled(const fga_gpu_rank &a, const rank_place &p, unsigned char *to)
 {
     using tile = rank_tile<D>;
     const char *from = (const char *)a.q + p.row * D * 2;
@@ -87,7 +88,7 @@ struct rank_product {
 };
 
 struct rank_warp {
-    int keys, rows; /* first of the warp's, in the tiles */
+    int keys, rows;   /* first of the warp's, in the tiles */
     int line, column; /* lane / 4, 2 * (lane mod 4) */
 };
 
@@ -154,8 +155,8 @@ __device__ __forceinline__ void load_columns(const fga_gpu_rank &a, const rank_p
 
 /* Goes through the thread block's keys: body(first key, stage). */
 template <typename T, int D, typename Body>
-__device__ __forceinline__ void each_tile(const fga_gpu_rank &a, const rank_place &p,
-                                          typename rank_tile<D>::shared &sh, const Body &body)
+__device__ __forceinline__ void each_tile(const fga_gpu_rank &a, const rank_place &p, typename rank_tile<D>::shared &sh,
+                                          const Body &body)
 {
     bool holds_meta = threadIdx.x < RANK_KEYS;
     load_pooled<D>(a, p, sh.q);
@@ -188,7 +189,8 @@ __device__ __forceinline__ void each_tile(const fga_gpu_rank &a, const rank_plac
     __syncthreads();
 }
 
-/* ---- first pass: sums --------------------------------------------------------------------------------------------- */
+/* ---- first pass: sums ---------------------------------------------------------------------------------------------
+ */
 
 struct rank_sum {
     float most, sum; /* sum of 2^(z - most) */
@@ -271,7 +273,8 @@ template <typename T, int D, bool FACTORS> __device__ __forceinline__ void row_s
     }
 }
 
-/* ---- second pass: scores ------------------------------------------------------------------------------------------- */
+/* ---- second pass: scores -------------------------------------------------------------------------------------------
+ */
 
 /* Over the four lanes that share keys: lane t gets the sums of values 2t and 2t + 1. */
 __device__ __forceinline__ float2 scatter_sums(const float (&x)[8])

@@ -253,8 +253,7 @@ template <typename T, typename R> __device__ __forceinline__ void pool_rows(cons
     }
     int64_t head = p.item / a.rows;
     int row = (int)(p.item - head * a.rows), b = (int)(head / a.heads), h = (int)(head - (int64_t)b * a.heads);
-    int tile = row / a.subs, tile_begin = tile * a.tile_tokens,
-        tile_end = min(tile_begin + a.tile_tokens, a.tokens);
+    int tile = row / a.subs, tile_begin = tile * a.tile_tokens, tile_end = min(tile_begin + a.tile_tokens, a.tokens);
     int begin = tile_begin + (row - tile * a.subs) * a.sub_tokens, end = min(begin + a.sub_tokens, tile_end);
     const char *rows = (const char *)a.x.data + 2 * (b * a.x.batch + h * a.x.head) + p.chunk * 16;
     float mean[8], factor = 1;

@@ -17,10 +17,10 @@ enum { SELECT_BINS = 2048, SELECT_MOST_WARPS = 32 };
 struct select_shared {
     int bins[SELECT_BINS];
     int ties[SELECT_MOST_WARPS];
-    int most, gated;                /* the largest upper half among the free; how many are +inf */
-    int digit, above, at;           /* of a search: the digit of the cut, how many lie above it, how many on it */
+    int most, gated;      /* the largest upper half among the free; how many are +inf */
+    int digit, above, at; /* of a search: the digit of the cut, how many lie above it, how many on it */
     int kept, missing;
-    uint16_t high[2];               /* [tiles], where cached */
+    uint16_t high[2]; /* [tiles], where cached */
 };
 
 struct select_row {
@@ -347,7 +347,8 @@ __device__ __forceinline__ void select_row_of(const fga_gpu_select &a)
     }
 }
 
-/* ---- all scores, and the order of blocks -------------------------------------------------------------------------- */
+/* ---- all scores, and the order of blocks --------------------------------------------------------------------------
+ */
 
 __device__ __forceinline__ void write_scores(const fga_gpu_select &a)
 {
@@ -381,8 +382,43 @@ __device__ __forceinline__ void order_blocks(const fga_gpu_order &a)
     for (int distance = 16; distance > 0; distance /= 2) {
         pairs += __shfl_xor_sync(0xFFFFFFFFu, pairs, distance);
     }
-    if (a.pairs != nullptr && (threadIdx.x & 31) == 0 && pairs > 0) {
+    if ((threadIdx.x & 31) == 0 && pairs > 0) {
         atomicAdd(reinterpret_cast<unsigned long long *>(a.pairs), pairs);
+    }
+}
+
+/* Whether a valid key of the group is not kept. */
+__device__ __forceinline__ bool leaves_rest(const fga_gpu_rests &a, const uint32_t *bits, int group)
+{
+    int first = group * a.group / a.tile_keys, end = first + max(1, a.group / a.tile_keys);
+    if (a.tile_keys > a.group) {
+        return (bits[first >> 5] >> (first & 31) & 1) == 0 &&
+               count_spans(a.key_valid, group * a.group, (group + 1) * a.group) > 0;
+    }
+    uint32_t left = 0;
+    for (int word = first & ~31; word < end && word < a.tiles; word += 32) {
+        left |= fga_interval_bits(first, end, word) & spans_bits(a.live, word) & ~bits[word >> 5];
+    }
+    return left != 0;
+}
+
+/* One warp per row. */
+__device__ __forceinline__ void count_rests(const fga_gpu_rests &a)
+{
+    int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) / 32), u = row % a.blocks, count = 0;
+    if (row >= a.rows) {
+        return;
+    }
+    const uint32_t *bits = reinterpret_cast<const uint32_t *>(a.bits + (int64_t)row * a.words);
+    for (int group = threadIdx.x & 31; group < a.groups; group += 32) {
+        count += leaves_rest(a, bits, group);
+    }
+    for (int distance = 16; distance > 0; distance /= 2) {
+        count += __shfl_xor_sync(0xFFFFFFFFu, count, distance);
+    }
+    if ((threadIdx.x & 31) == 0) {
+        unsigned long long queries = count_spans(a.query_valid, u * a.block_rows, (u + 1) * a.block_rows);
+        atomicAdd(reinterpret_cast<unsigned long long *>(a.pairs), queries * count);
     }
 }
 

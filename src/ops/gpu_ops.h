@@ -115,10 +115,24 @@ typedef struct fga_gpu_select {
 typedef struct fga_gpu_order {
     const int32_t *row_keys;
     int32_t *row_order;
-    uint64_t *pairs; /* added to; or NULL */
+    uint64_t *pairs; /* [2], of which the first counts */
     fga_gpu_spans query_valid;
     int32_t rows, blocks, block_rows;
 } fga_gpu_order;
+
+/* Valid queries times groups of keys that a block does not keep whole: the pairs of summaries. */
+typedef struct fga_gpu_rests {
+    const uint64_t *bits; /* [rows][words] */
+    uint64_t *pairs;      /* added to */
+    fga_gpu_spans query_valid, key_valid, live;
+    int32_t rows, words, blocks, tiles, block_rows, tile_keys, group, groups;
+} fga_gpu_rests;
+
+/* to[i] += from[i], i = 0, 1. */
+typedef struct fga_gpu_tally {
+    uint64_t *to;
+    const uint64_t *from;
+} fga_gpu_tally;
 
 /* ---- the host's side ----------------------------------------------------------------------------------------------
  */
@@ -164,8 +178,14 @@ fga_status fga_gpu_refresh_prepare(fga_context *ctx, const fga_gpu_refresh *shap
 fga_status fga_gpu_refresh_launch(fga_context *ctx, const fga_gpu_refresh_plan *plan, fga_gpu_refresh_call *call);
 /* From scores [heads*blocks][tiles] that are on the device: select->score, score_stride = tiles, entries = 1. */
 fga_status fga_gpu_select_rows(fga_context *ctx, const fga_gpu_select *select, int64_t rows, void *stream);
+/* Starts both counts of pairs at 0. */
 fga_status fga_gpu_order_blocks(fga_context *ctx, const fga_gpu_order *order, void *stream);
-/* A bit map that kernels fill, with its row_keys and row_order; one more number counts its pairs. */
+fga_status fga_gpu_count_rests(fga_context *ctx, const fga_gpu_rests *rests, void *stream);
+fga_status fga_gpu_add_pairs(fga_context *ctx, const fga_gpu_tally *tally, void *stream);
+/* Two numbers on the device, 0; released like a mask. */
+fga_status fga_gpu_counters(fga_context *ctx, fga_gpu_mask *memory, uint64_t **counters);
+/* A bit map that kernels fill, with its row_keys and row_order; two more numbers count its pairs, and those of its
+ * summaries. */
 fga_status fga_gpu_mask_alloc(fga_context *ctx, int64_t rows, int64_t words, fga_gpu_mask *mask, uint64_t **pairs);
 /* Waits for the stream, then copies. */
 fga_status fga_gpu_read(fga_context *ctx, void *host, const void *device, size_t bytes, void *stream);

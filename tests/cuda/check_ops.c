@@ -487,7 +487,10 @@ static void make_ties(scene *c, int kind)
         float wide = ldexpf(gpu_uniform(&state), (int)(x >> 8 & 63) - 40);
         c->cpu[i] = kind == 0   ? (float)(x % 7) * 0.125f
                     : kind == 1 ? (x % 3 == 0 ? -0.0f : 0.0f)
-                    : kind == 2 ? (x % 50 == 0 ? NAN : x % 51 == 0 ? INFINITY : x % 52 == 0 ? -INFINITY : wide)
+                    : kind == 2 ? (x % 50 == 0   ? NAN
+                                   : x % 51 == 0 ? INFINITY
+                                   : x % 52 == 0 ? -INFINITY
+                                                 : wide)
                                 : 1.0f + (float)(x % 70000) * 0x1p-23f;
     }
 }
@@ -574,6 +577,137 @@ static void check_spec(fga_context *ctx, fga_context *cpu, const spec *s, bool a
     drop_scene(&c);
 }
 
+/* ---- sessions ------------------------------------------------------------------------------------------- */
+
+/* A session's calls on the device and on the processor. */
+typedef struct pair {
+    fga_context *ctx[2]; /* device, processor */
+    fga_session *session[2];
+    void *workspace[2];
+    fga_attend_args args[2];
+    uint16_t *o[2];
+    size_t bytes; /* of an output */
+} pair;
+
+static fga_status open_session(pair *p, int i, const scene *c, const char *policy, double measure)
+{
+    const spec *s = &c->s;
+    fga_session_desc d = fga_session_desc_default();
+    d.layers = 2, d.batch = s->batch, d.query_heads = s->heads, d.kv_heads = s->kv_heads, d.head_dim = s->dim;
+    d.dtype = s->dtype, d.sequence = s->key, d.measure_fraction = measure;
+    static const fga_override head_0 = {1, 1, 0, 0, -1, "density=0.5"};
+    d.overrides = &head_0, d.override_count = c->blocks > 0; /* a scene of a shape alone has none */
+    gpu_need(p->ctx[i], fga_policy_parse(p->ctx[i], policy, &d.policy));
+    return fga_session_create(p->ctx[i], &d, &p->session[i]);
+}
+
+/* norm(device - processor) / norm(processor). */
+static double output_apart(const pair *p, fga_dtype dtype)
+{
+    double off = 0, all = 0;
+    for (size_t i = 0; i < p->bytes / 2; i++) {
+        float x, y;
+        fga_to_f32(&x, p->o[0] + i, dtype, 1);
+        fga_to_f32(&y, p->o[1] + i, dtype, 1);
+        off += ((double)x - (double)y) * ((double)x - (double)y);
+        all += (double)y * (double)y;
+    }
+    return sqrt(off / all);
+}
+
+/* One step and layer on both; false when they took different steps. */
+static bool call_both(const pair *p, int step, int steps, int layer)
+{
+    fga_step_kind kind[2];
+    for (int i = 0; i < 2; i++) {
+        gpu_need(p->ctx[i],
+                 fga_session_attend(p->session[i], step, steps, layer, 0, &p->args[i], p->workspace[i], &kind[i]));
+    }
+    gpu_finish();
+    gpu_get(p->o[0], p->args[0].o.data, p->bytes);
+    return kind[0] == kind[1];
+}
+
+static void compare_reports(const pair *p, const char *policy)
+{
+    fga_session_report got = fga_session_get_report(p->session[0]), wanted = fga_session_get_report(p->session[1]);
+    const double figures[][2] = {{got.pairs_total, wanted.pairs_total},
+                                 {got.pairs_kept, wanted.pairs_kept},
+                                 {got.sparse_total, wanted.sparse_total},
+                                 {got.sparse_kept, wanted.sparse_kept},
+                                 {(double)got.calls_dense, (double)wanted.calls_dense},
+                                 {(double)got.calls_refresh, (double)wanted.calls_refresh},
+                                 {(double)got.calls_reuse, (double)wanted.calls_reuse}};
+    for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++) {
+        verdict(figures[i][0] == figures[i][1], "FAIL report of a session, %s: %g, wanted %g\n", policy, figures[i][0],
+                figures[i][1]);
+    }
+    /* Which groups are kept whole hangs on tiles near the cut. */
+    verdict(fabs(got.sparse_summaries - wanted.sparse_summaries) <= 0.01 * wanted.sparse_summaries,
+            "FAIL summaries of a session, %s: %g, wanted %g\n", policy, got.sparse_summaries, wanted.sparse_summaries);
+}
+
+static void check_session(fga_context *ctx, fga_context *cpu, const spec *s, const char *policy)
+{
+    scene c = make_scene(s, 31);
+    pair p = {.ctx = {ctx, cpu}, .bytes = (size_t)(s->batch * s->heads * c.q.tokens * s->dim) * 2};
+    for (int i = 0; i < 2; i++) {
+        gpu_need(p.ctx[i], open_session(&p, i, &c, policy, 0));
+        size_t bytes = fga_session_workspace(p.session[i]);
+        p.workspace[i] = i == 0 ? gpu_alloc(bytes) : room(bytes);
+        p.o[i] = room(p.bytes);
+        p.args[i] = fga_attend_args_default();
+        p.args[i].q = i == 0 ? c.q.device : c.q.host;
+        p.args[i].k = i == 0 ? c.k.device : c.k.host;
+        p.args[i].v = i == 0 ? c.v.device : c.v.host;
+        p.args[i].o = p.args[i].q;
+        p.args[i].o.data = i == 0 ? gpu_alloc(p.bytes) : (void *)p.o[1];
+    }
+    gpu_fill(p.args[0].o.data, 0, p.bytes); /* padding queries may stay as they are */
+    verdict(fga_session_mask(p.session[0], 1, 0) == NULL, "FAIL %s: a session has a mask (%g) before its first (%g)\n",
+            policy, 1, 0);
+    double worst = 0;
+    for (int step = 0; step < 3; step++) {
+        verdict(call_both(&p, step == 2 ? 3 : step, 4, 1),
+                "FAIL %s: another kind of step (%g) than the processor's (%g)\n", policy, step, step);
+        double off = output_apart(&p, s->dtype);
+        worst = off <= worst ? worst : off;
+    }
+    printf("session %-40s outputs %.1e from the processor's\n", policy, worst);
+    verdict(worst <= 0.03, "FAIL session, %s: outputs %g from the processor's, allowed %g\n", policy, worst, 0.03);
+    compare_reports(&p, policy);
+    for (int i = 0; i < 2; i++) {
+        fga_session_destroy(&p.session[i]);
+        free(p.o[i]);
+    }
+    gpu_free(p.workspace[0]), gpu_free(p.args[0].o.data), free(p.workspace[1]);
+    drop_scene(&c);
+}
+
+/* What sessions on a device cannot do is refused by the policy's name. */
+static void check_refusals(fga_context *ctx, const spec *s)
+{
+    static const struct {
+        const char *policy, *text;
+        double measure;
+    } refused[] = {{"sol,dense_layers=0", "policy sol: it selects otherwise", 0},
+                   {"subblock", "policy subblock: it scores otherwise", 0},
+                   {"dfs-paper", "policy dfs-paper: it has zero_pad", 0},
+                   {"dfs,target_recall=0.9", "policy dfs: it has targets", 0},
+                   {"dfs", "policy dfs: measure_fraction is above 0", 0.02}};
+    scene c = {.s = *s};
+    pair p = {.ctx = {ctx, NULL}};
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
+        fga_status status = open_session(&p, 0, &c, refused[i].policy, refused[i].measure);
+        bool right = status == FGA_ERR_UNSUPPORTED &&
+                     strncmp(fga_last_error(ctx), refused[i].text, strlen(refused[i].text)) == 0;
+        verdict(right, "FAIL refusal of %s: status %g, wanted %g\n", refused[i].policy, (double)status,
+                (double)FGA_ERR_UNSUPPORTED);
+    }
+    gpu_need(ctx, open_session(&p, 0, &c, "dense", 0.02)); /* has no sparse call to measure */
+    fga_session_destroy(&p.session[0]);
+}
+
 /* ---- all -------------------------------------------------------------------------------------------------- */
 
 #define VIDEO(tokens) \
@@ -624,6 +758,13 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof specs / sizeof specs[0] - (quick ? 4 : 0); i++) {
         check_spec(ctx, cpu, &specs[i], i < 3);
     }
+    check_session(ctx, cpu, &specs[1], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64");
+    check_session(ctx, cpu, &specs[0], "fgdfs,phases=1/4:0.3;3/4:0.1");
+    if (!quick) {
+        check_session(ctx, cpu, &specs[2], "fgdfs,phases=1/4:0.3;3/4:0.1,block_m=64,sub_q=8,group=32");
+        check_session(ctx, cpu, &specs[5], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64,neighbours=2");
+    }
+    check_refusals(ctx, &specs[0]);
     fga_context_destroy(&ctx);
     fga_context_destroy(&cpu);
     printf("%s: %d checks, %d failed\n", failures == 0 ? "passed" : "FAILED", checks, failures);

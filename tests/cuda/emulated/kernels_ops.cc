@@ -60,5 +60,7 @@ int emulated_ops(const char *name, void *argument)
     KERNEL(fga_select_tiles, fga_gpu_select)
     KERNEL(fga_write_scores, fga_gpu_select)
     KERNEL(fga_order_blocks_by_keys, fga_gpu_order)
+    KERNEL(fga_count_group_rests, fga_gpu_rests)
+    KERNEL(fga_add_both, fga_gpu_tally)
     return 0;
 }
