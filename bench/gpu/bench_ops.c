@@ -1,6 +1,6 @@
 /* bench_ops.c - what a refresh costs on a CUDA device, part by part, as a share of dense attention in the same run.
  *
- *   bench_cuda_ops [--csv FILE] [--repeats R] [--tokens S] [--heads H]
+ *   bench_cuda_ops [--csv FILE] [--repeats R] [--tokens S] [--heads H] [--variant NAME]
  *
  * Policies `dfs` (tiles of 128x128) and `fgdfs` (single keys), bf16, 128 channels, tokens before heads. Medians of R
  * runs timed by events on one stream; times of parts are of that part alone, on what the others left behind. Inputs are
@@ -18,7 +18,7 @@
 enum { HEAD_DIM = 128 };
 
 typedef struct options {
-    const char *csv;
+    const char *csv, *variant; /* of scoring; attention is the best */
     int repeats;
     int64_t tokens, heads; /* 0: both shapes */
 } options;
@@ -26,7 +26,7 @@ typedef struct options {
 typedef struct bench {
     const options *opt;
     FILE *csv;
-    fga_context *ctx;
+    fga_context *ctx, *scoring;
     int64_t tokens, heads;
     fga_attend_args args;
     double dense_ms;
@@ -110,7 +110,7 @@ static void run_sums(void *arg)
 static void run_refresh(void *arg)
 {
     bench *b = arg;
-    gpu_need(b->ctx, fga_refresh_gpu_run(b->ctx, &b->plan, &b->policy, &b->call));
+    gpu_need(b->scoring, fga_refresh_gpu_run(b->scoring, &b->plan, &b->policy, &b->call));
 }
 
 static double timed(bench *b, void (*body)(void *arg))
@@ -191,7 +191,7 @@ static void bench_refresh(bench *b, const char *preset)
     d.block_m = b->policy.block_m, d.tile_n = b->policy.tile_n;
     d.sub_q = b->policy.sub_q, d.sub_k = b->policy.sub_k;
     d.score = b->policy.score, d.group = b->policy.group;
-    gpu_need(b->ctx, fga_refresh_gpu_init(b->ctx, &d, &b->plan));
+    gpu_need(b->scoring, fga_refresh_gpu_init(b->scoring, &d, &b->plan));
     fga_mask_desc m = fga_mask_desc_default();
     m.heads = b->heads, m.block_m = d.block_m, m.tile_n = d.tile_n, m.query = m.key = d.query;
     gpu_need(b->ctx, fga_mask_create_gpu(b->ctx, &m, &b->call.mask));
@@ -232,8 +232,14 @@ static void bench_refresh(bench *b, const char *preset)
 
 static void bench_tokens(const options *opt, FILE *csv, int64_t tokens, int64_t heads)
 {
-    bench b = {.opt = opt, .csv = csv, .ctx = gpu_context(NULL), .tokens = tokens, .heads = heads};
+    bench b = {.opt = opt,
+               .csv = csv,
+               .ctx = gpu_context(NULL),
+               .scoring = gpu_context(opt->variant),
+               .tokens = tokens,
+               .heads = heads};
     fga_context_set_stream(b.ctx, gpu_stream());
+    fga_context_set_stream(b.scoring, gpu_stream());
     b.args = fga_attend_args_default();
     b.args.q = view(&b, 1);
     b.args.k = view(&b, 2);
@@ -250,6 +256,7 @@ static void bench_tokens(const options *opt, FILE *csv, int64_t tokens, int64_t 
         gpu_free(memory[i]);
     }
     fga_context_destroy(&b.ctx);
+    fga_context_destroy(&b.scoring);
 }
 
 int main(int argc, char **argv)
@@ -259,6 +266,8 @@ int main(int argc, char **argv)
         bool more = i + 1 < argc;
         if (more && strcmp(argv[i], "--csv") == 0) {
             opt.csv = argv[++i];
+        } else if (more && strcmp(argv[i], "--variant") == 0) {
+            opt.variant = argv[++i];
         } else if (more && strcmp(argv[i], "--repeats") == 0) {
             opt.repeats = atoi(argv[++i]);
         } else if (more && strcmp(argv[i], "--tokens") == 0) {
@@ -266,7 +275,7 @@ int main(int argc, char **argv)
         } else if (more && strcmp(argv[i], "--heads") == 0) {
             opt.heads = atoll(argv[++i]);
         } else {
-            fprintf(stderr, "bench_cuda_ops [--csv FILE] [--repeats R] [--tokens S] [--heads H]\n");
+            fprintf(stderr, "bench_cuda_ops [--csv FILE] [--repeats R] [--tokens S] [--heads H] [--variant NAME]\n");
             return 2;
         }
     }

@@ -7,8 +7,10 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
-enum { OPS_MODULE = 2, ROW_THREADS = 256 };
+/* Modules of the context; keys go to sm_90's warpgroups in pairs of tiles. */
+enum { OPS_MODULE = 2, WIDE_MODULE = 3, ROW_THREADS = 256, KEY_ROWS = 2 * FGA_RANK_TILE };
 
 /* Scores of a slab may take this much; a larger one keeps more of the device busy. */
 static const size_t slab_bytes = (size_t)1 << 30;
@@ -16,7 +18,7 @@ static const size_t slab_bytes = (size_t)1 << 30;
 /* ---- kernels -------------------------------------------------------------------------------------------------------
  */
 
-static fga_status find(fga_context *ctx, const char *name, int shared, void **kernel)
+static fga_status find_in(fga_context *ctx, int index, const char *name, int shared, void **kernel)
 {
     const fga_driver *driver = fga_driver_load();
     CUresult result = CUDA_SUCCESS;
@@ -24,21 +26,26 @@ static fga_status find(fga_context *ctx, const char *name, int shared, void **ke
         return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "%s has compute capability %d.%d, wanted 8.0 or later for %s",
                                 ctx->gpu.name, ctx->gpu.major, ctx->gpu.minor, name);
     }
-    if (ctx->gpu.modules[OPS_MODULE] == NULL) {
+    if (ctx->gpu.modules[index] == NULL) {
         CUmodule module = NULL;
-        result = driver->cuModuleLoadData(&module, fga_cuda_image_ops);
+        result = driver->cuModuleLoadData(&module, index == WIDE_MODULE ? fga_cuda_image_ops_sm90 : fga_cuda_image_ops);
         if (result != CUDA_SUCCESS) {
             return fga_gpu_fail(ctx, "cannot load the kernels", (int)result);
         }
-        ctx->gpu.modules[OPS_MODULE] = module;
+        ctx->gpu.modules[index] = module;
     }
     CUfunction function = NULL;
-    result = driver->cuModuleGetFunction(&function, ctx->gpu.modules[OPS_MODULE], name);
+    result = driver->cuModuleGetFunction(&function, ctx->gpu.modules[index], name);
     if (result == CUDA_SUCCESS && shared > 0) {
         result = driver->cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared);
     }
     *kernel = function;
     return result == CUDA_SUCCESS ? FGA_OK : fga_gpu_fail(ctx, name, (int)result);
+}
+
+static fga_status find(fga_context *ctx, const char *name, int shared, void **kernel)
+{
+    return find_in(ctx, OPS_MODULE, name, shared, kernel);
 }
 
 /* Names end in the dtype where there is one. */
@@ -156,7 +163,7 @@ static fga_status lay_grid(fga_context *ctx, fga_gpu_refresh_plan *p)
     }
     p->rows = up(rows, FGA_RANK_TILE);
     p->key_count = s->score == FGA_GPU_MASS ? (int32_t)keys : s->key_len;
-    p->key_rows = up(keys, FGA_RANK_TILE);
+    p->key_rows = up(keys, KEY_ROWS);
     p->head_tiles = p->rows / FGA_RANK_TILE;
     return FGA_OK;
 }
@@ -195,26 +202,45 @@ static grid select_grid(const fga_context *ctx, int64_t rows, int32_t tiles, boo
     return (grid){rows, tiles <= 2048 ? 256 : 1024, *cached ? (int)shared : FGA_SELECT_SHARED};
 }
 
-static fga_status find_kernels(fga_context *ctx, fga_gpu_refresh_plan *p)
+/* sm_90's own: not where a variant is forced that is not its, nor for what its accumulators do not hold. */
+static bool is_wide(const fga_context *ctx, const fga_gpu_refresh_plan *p)
+{
+    const char *forced = ctx->options.variant;
+    return ctx->gpu.major == 9 && ctx->gpu.minor == 0 && (forced == NULL || strcmp(forced, "sm90") == 0) &&
+           p->block_eights <= 2 && p->shape.scale > 0;
+}
+
+static fga_status find_rank(fga_context *ctx, fga_gpu_refresh_plan *p)
 {
     const fga_gpu_refresh *s = &p->shape;
     char name[48];
     const char *type = fga_dtype_name(s->dtype);
-    p->rank_shared = FGA_RANK_SHARED(p->dim);
-    if (s->score == FGA_GPU_MASS) {
-        FGA_TRY(find_for(ctx, "fga_pool_scaled", s->dtype, &p->pool_q));
-        p->pool_k = p->pool_q;
-        snprintf(name, sizeof name, "fga_row_sums_means_d%d", p->dim);
-        FGA_TRY(find(ctx, name, p->rank_shared, &p->stats));
-        snprintf(name, sizeof name, "fga_mass_d%d", p->dim);
+    bool wide = is_wide(ctx, p), mass = s->score == FGA_GPU_MASS;
+    const char *prefix = wide ? "fga_sm90" : "fga";
+    int module = wide ? WIDE_MODULE : OPS_MODULE;
+    p->rank_threads = wide ? FGA_WIDE_THREADS : FGA_RANK_THREADS;
+    p->rank_shared = wide ? FGA_WIDE_SHARED(p->dim) : FGA_RANK_SHARED(p->dim);
+    snprintf(name, sizeof name, "%s_row_sums_%s_d%d", prefix, mass ? "means" : type, p->dim);
+    FGA_TRY(find_in(ctx, module, name, p->rank_shared, &p->stats));
+    if (mass) {
+        snprintf(name, sizeof name, "%s_mass_d%d", prefix, p->dim);
     } else {
-        FGA_TRY(find_for(ctx, "fga_pool", s->dtype, &p->pool_q));
-        FGA_TRY(find_for(ctx, "fga_apart", s->dtype, &p->apart));
-        snprintf(name, sizeof name, "fga_row_sums_%s_d%d", type, p->dim);
-        FGA_TRY(find(ctx, name, p->rank_shared, &p->stats));
-        snprintf(name, sizeof name, "fga_deviation_%s_d%d_g%d", type, p->dim, s->group);
+        snprintf(name, sizeof name, "%s_deviation_%s_d%d_g%d", prefix, type, p->dim, s->group);
     }
-    FGA_TRY(find(ctx, name, p->rank_shared, &p->rank));
+    return find_in(ctx, module, name, p->rank_shared, &p->rank);
+}
+
+static fga_status find_kernels(fga_context *ctx, fga_gpu_refresh_plan *p)
+{
+    fga_dtype dtype = p->shape.dtype;
+    if (p->shape.score == FGA_GPU_MASS) {
+        FGA_TRY(find_for(ctx, "fga_pool_scaled", dtype, &p->pool_q));
+        p->pool_k = p->pool_q;
+    } else {
+        FGA_TRY(find_for(ctx, "fga_pool", dtype, &p->pool_q));
+        FGA_TRY(find_for(ctx, "fga_apart", dtype, &p->apart));
+    }
+    FGA_TRY(find_rank(ctx, p));
     FGA_TRY(find(ctx, "fga_write_scores", 0, &p->write));
     return find(ctx, "fga_select_tiles", ctx->gpu.shared_bytes, &p->select); /* the most: plans of any size share it */
 }
@@ -319,9 +345,9 @@ static fga_gpu_rank rank_of(const fga_gpu_refresh_plan *p, const fga_gpu_refresh
 /* A slab is few row tiles of many keys, so that keys are shared out too. */
 static void split_keys(const fga_context *ctx, int32_t tiles, fga_gpu_rank *a)
 {
-    int32_t key_tiles = a->key_rows / FGA_RANK_TILE, wanted = parts(4 * (int64_t)ctx->gpu.processors, tiles);
+    int32_t key_tiles = a->key_rows / KEY_ROWS, wanted = parts(4 * (int64_t)ctx->gpu.processors, tiles);
     int32_t splits = wanted < 1 ? 1 : wanted < key_tiles ? wanted : key_tiles;
-    a->split_keys = parts(key_tiles, splits) * FGA_RANK_TILE;
+    a->split_keys = parts(key_tiles, splits) * KEY_ROWS;
     a->splits = parts(a->key_rows, a->split_keys);
 }
 
@@ -360,14 +386,14 @@ static fga_status run_slabs(fga_context *ctx, const fga_gpu_refresh_plan *p, con
     select.tile_blocks = p->tile_blocks;
     select.head_tiles = p->head_tiles;
     if ((c->parts & FGA_GPU_ROW_SUMS) != 0) {
-        FGA_TRY(launch(ctx, p->stats, (grid){all, FGA_RANK_THREADS, p->rank_shared}, c->stream, &a));
+        FGA_TRY(launch(ctx, p->stats, (grid){all, p->rank_threads, p->rank_shared}, c->stream, &a));
     }
     for (int64_t first = 0; first < all; first += p->slab_tiles) {
         int32_t tiles = (int32_t)(all - first < p->slab_tiles ? all - first : p->slab_tiles);
         a.tile_first = select.tile_first = (int32_t)first;
         split_keys(ctx, tiles, &a);
         if ((c->parts & FGA_GPU_SCORES) != 0) {
-            const grid g = {(int64_t)tiles * a.splits, FGA_RANK_THREADS, p->rank_shared};
+            const grid g = {(int64_t)tiles * a.splits, p->rank_threads, p->rank_shared};
             FGA_TRY(launch(ctx, p->rank, g, c->stream, &a));
         }
         if (select.tile_score != NULL) {

@@ -6,6 +6,13 @@
  * of compute capability 9.0 at 128 channels. */
 #define FGA_RANK_THREADS 256
 #define FGA_RANK_SHARED(dim) (3 * 128 * (2 * (dim) + 16) + 3 * 8 * 128)
+/* sm_90: one warpgroup that brings keys and two of 64 pooled queries each; four stages of 128 keys. Registers by role:
+ * no more in all than the 168 a thread that the block starts with. */
+#define FGA_WIDE_THREADS 384
+#define FGA_WIDE_STAGES 4
+#define FGA_WIDE_PRODUCER 40
+#define FGA_WIDE_CONSUMER 232
+#define FGA_WIDE_SHARED(dim) (1024 + 128 * 2 * (dim) * (1 + FGA_WIDE_STAGES) + (8 * 128 + 16) * FGA_WIDE_STAGES)
 /* Beside two bytes per tile where they are cached. */
 #define FGA_SELECT_SHARED (4 * 2048 + 4 * 32 + 64)
 

@@ -75,10 +75,10 @@ typedef struct fga_gpu_rank {
     float *score;        /* [blocks of the slab][score_stride] */
     int64_t score_stride;
     int32_t batch, query_heads, kv_heads, head_dim;
-    int32_t rows, key_rows; /* of a head; multiples of FGA_RANK_TILE */
+    int32_t rows, key_rows; /* of a head; multiples of FGA_RANK_TILE, keys of two of them */
     int32_t key_count;
     int32_t tile_first;         /* of the slab: a row tile is FGA_RANK_TILE rows of a head, counted over all heads */
-    int32_t splits, split_keys; /* one row tile's keys go to so many thread blocks; multiple of FGA_RANK_TILE */
+    int32_t splits, split_keys; /* one row tile's keys go to so many thread blocks; multiple of 2*FGA_RANK_TILE */
     int32_t block_eights;       /* 8 rows each, of a query block: 1, 2 or 4 */
     float scale_log2;
 } fga_gpu_rank;
@@ -154,7 +154,7 @@ typedef struct fga_gpu_refresh_plan {
     void *pool_q, *pool_k, *apart, *stats, *rank, *select, *write; /* kernels */
     int32_t dim, rows, key_rows, key_count, block_eights, blocks, tiles, tile_blocks, head_tiles, entries;
     int32_t slab_tiles;
-    int32_t rank_shared;
+    int32_t rank_threads, rank_shared;
     size_t q_at, q_meta_at, lse_at, k_at, k_meta_at, score_at, workspace_bytes;
 } fga_gpu_refresh_plan;
 

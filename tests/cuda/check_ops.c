@@ -1,6 +1,6 @@
 /* check_ops.c - what a refresh needs of a CUDA device beside attention, against the processor.
  *
- *   check_cuda_ops [--quick]
+ *   check_cuda_ops [--quick] [--variant NAME]
  *
  * Permuting and sums of groups must agree bit for bit with their plain programs here. Scores are compared with a plain
  * program in double precision whose means are rounded as the device's are, and, more loosely, with the processor's.
@@ -736,12 +736,37 @@ static const spec specs[] = {
     {FGA_BF16, 64, 128, 2, 4, 1, 64, DEVIATION, 1, 1, 1, VIDEO(200), VIDEO(200), 0.05, 1},
 };
 
+/* Everything that hangs on the variant. */
+static void check_variant(fga_context *cpu, const char *variant, bool quick)
+{
+    fga_context *ctx = gpu_context(variant);
+    fga_context_set_stream(ctx, gpu_stream());
+    printf("variant %s\n", variant != NULL ? variant : "best");
+    for (size_t i = 0; i < sizeof specs / sizeof specs[0] - (quick ? 4 : 0); i++) {
+        check_spec(ctx, cpu, &specs[i], i < 3);
+    }
+    check_session(ctx, cpu, &specs[1], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64");
+    check_session(ctx, cpu, &specs[0], "fgdfs,phases=1/4:0.3;3/4:0.1");
+    if (!quick) {
+        check_session(ctx, cpu, &specs[2], "fgdfs,phases=1/4:0.3;3/4:0.1,block_m=64,sub_q=8,group=32");
+        check_session(ctx, cpu, &specs[5], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64,neighbours=2");
+    }
+    fga_context_destroy(&ctx);
+}
+
 int main(int argc, char **argv)
 {
-    bool quick = argc > 1 && strcmp(argv[1], "--quick") == 0;
-    if (argc > 1 && !quick) {
-        fprintf(stderr, "check_cuda_ops [--quick]\n");
-        return 2;
+    bool quick = false;
+    const char *variant = NULL;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--quick") == 0) {
+            quick = true;
+        } else if (i + 1 < argc && strcmp(argv[i], "--variant") == 0) {
+            variant = argv[++i];
+        } else {
+            fprintf(stderr, "check_cuda_ops [--quick] [--variant NAME]\n");
+            return 2;
+        }
     }
     gpu_open();
     fga_context *ctx = gpu_context(NULL), *cpu = NULL;
@@ -755,17 +780,14 @@ int main(int argc, char **argv)
         check_sums(ctx, &specs[i], false);
         check_sums(ctx, &specs[i], true);
     }
-    for (size_t i = 0; i < sizeof specs / sizeof specs[0] - (quick ? 4 : 0); i++) {
-        check_spec(ctx, cpu, &specs[i], i < 3);
-    }
-    check_session(ctx, cpu, &specs[1], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64");
-    check_session(ctx, cpu, &specs[0], "fgdfs,phases=1/4:0.3;3/4:0.1");
-    if (!quick) {
-        check_session(ctx, cpu, &specs[2], "fgdfs,phases=1/4:0.3;3/4:0.1,block_m=64,sub_q=8,group=32");
-        check_session(ctx, cpu, &specs[5], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64,neighbours=2");
-    }
     check_refusals(ctx, &specs[0]);
     fga_context_destroy(&ctx);
+    if (variant != NULL) {
+        check_variant(cpu, variant, quick);
+    } else {
+        check_variant(cpu, NULL, quick);
+        check_variant(cpu, "sm80", quick);
+    }
     fga_context_destroy(&cpu);
     printf("%s: %d checks, %d failed\n", failures == 0 ? "passed" : "FAILED", checks, failures);
     return failures == 0 ? 0 : 1;

@@ -25,6 +25,7 @@ static inline int atomicMax(int *to, int x)
 }
 
 #include "cuda/ops.cu"
+#include "cuda/ops_sm90.cu"
 
 #define KERNEL(kernel, type) \
     if (std::strcmp(name, #kernel) == 0) { \
@@ -46,6 +47,16 @@ static inline int atomicMax(int *to, int x)
     KERNEL(fga_row_sums_means_d##dim, fga_gpu_rank) \
     KERNEL(fga_mass_d##dim, fga_gpu_rank)
 
+#define WIDE_DEVIATIONS(name, dim) \
+    KERNEL(fga_sm90_row_sums_##name##_d##dim, fga_gpu_rank) \
+    KERNEL(fga_sm90_deviation_##name##_d##dim##_g8, fga_gpu_rank) \
+    KERNEL(fga_sm90_deviation_##name##_d##dim##_g16, fga_gpu_rank) \
+    KERNEL(fga_sm90_deviation_##name##_d##dim##_g32, fga_gpu_rank) \
+    KERNEL(fga_sm90_deviation_##name##_d##dim##_g64, fga_gpu_rank)
+#define WIDE_MASS(dim) \
+    KERNEL(fga_sm90_row_sums_means_d##dim, fga_gpu_rank) \
+    KERNEL(fga_sm90_mass_d##dim, fga_gpu_rank)
+
 int emulated_ops(const char *name, void *argument)
 {
     KERNEL(fga_move_rows, fga_gpu_permute)
@@ -57,6 +68,12 @@ int emulated_ops(const char *name, void *argument)
     DEVIATIONS(f16, 128)
     MASS(64)
     MASS(128)
+    WIDE_DEVIATIONS(bf16, 64)
+    WIDE_DEVIATIONS(bf16, 128)
+    WIDE_DEVIATIONS(f16, 64)
+    WIDE_DEVIATIONS(f16, 128)
+    WIDE_MASS(64)
+    WIDE_MASS(128)
     KERNEL(fga_select_tiles, fga_gpu_select)
     KERNEL(fga_write_scores, fga_gpu_select)
     KERNEL(fga_order_blocks_by_keys, fga_gpu_order)
