@@ -133,8 +133,7 @@ __device__ __forceinline__ void multiply(const rank_warp &w, const unsigned char
 /* What a lane knows of its 8 columns: queries n*8 + column and the next. */
 struct rank_columns {
     float scale[4][2]; /* factor times scale_log2 */
-    float share[4][2];
-    float lse[4][2];
+    float lse[4][2];   /* less log2 of the row's share: 2^(z - this) is the share's part of the probability */
 };
 
 __device__ __forceinline__ void load_columns(const fga_gpu_rank &a, const rank_place &p, const rank_warp &w, bool lse,
@@ -147,8 +146,7 @@ __device__ __forceinline__ void load_columns(const fga_gpu_rank &a, const rank_p
             int64_t row = p.row + w.rows + n * 8 + w.column + j;
             float2 meta = reinterpret_cast<const float2 *>(a.q_meta)[row];
             c.scale[n][j] = meta.x * a.scale_log2;
-            c.share[n][j] = meta.y;
-            c.lse[n][j] = lse ? a.lse[row] : 0.0f;
+            c.lse[n][j] = lse ? a.lse[row] - log2f(meta.y) : 0.0f; /* no share: +inf, and no weight */
         }
     }
 }
@@ -354,8 +352,7 @@ template <typename T, int D, bool FACTORS, int GROUP> __device__ __forceinline__
                 }
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
-                    float part = GROUP > 0 ? fabsf(fmaf(total[i], -share[i], weight[i])) : weight[i];
-                    score[i] = fmaf(columns.share[n][j], part, score[i]);
+                    score[i] += GROUP > 0 ? fabsf(fmaf(total[i], -share[i], weight[i])) : weight[i];
                 }
             }
             if ((n + 1) % a.block_eights == 0) {

@@ -112,7 +112,7 @@ __device__ __forceinline__ void bring_keys(const fga_gpu_rank &a, const rank_pla
 struct wide_rows {
     int first; /* of the warp's rows, in the row tile */
     int line, quad;
-    float scale[2], share[2], lse[2];
+    float scale[2], lse[2]; /* as in rank_columns */
 };
 
 __device__ __forceinline__ wide_rows load_wide_rows(const fga_gpu_rank &a, const rank_place &p, bool lse)
@@ -127,8 +127,7 @@ __device__ __forceinline__ wide_rows load_wide_rows(const fga_gpu_rank &a, const
         int64_t row = p.row + r.first + r.line + half * 8;
         float2 meta = reinterpret_cast<const float2 *>(a.q_meta)[row];
         r.scale[half] = meta.x * a.scale_log2;
-        r.share[half] = meta.y;
-        r.lse[half] = lse ? a.lse[row] : 0.0f;
+        r.lse[half] = lse ? a.lse[row] - log2f(meta.y) : 0.0f;
     }
     return r;
 }
@@ -277,28 +276,31 @@ template <typename T, int D, bool FACTORS> __device__ __forceinline__ void wide_
     }
 }
 
-/* Half of the values go to the lane at `distance`, whose share of the other half comes back. */
-template <int COUNT>
+/* Half of the values go to the lane at `distance`, whose share of the other half comes back. Of SIGNED values the
+ * magnitudes are added: that costs nothing here, and an instruction anywhere else. */
+template <int COUNT, bool SIGNED>
 __device__ __forceinline__ void halve(const float (&x)[2 * COUNT], int distance, float (&sum)[COUNT])
 {
     bool upper = (threadIdx.x & distance) != 0;
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
         float sent = upper ? x[i] : x[COUNT + i];
-        sum[i] = (upper ? x[COUNT + i] : x[i]) + __shfl_xor_sync(0xFFFFFFFFu, sent, distance);
+        float mine = upper ? x[COUNT + i] : x[i], other = __shfl_xor_sync(0xFFFFFFFFu, sent, distance);
+        sum[i] = SIGNED ? fabsf(mine) + fabsf(other) : mine + other;
     }
 }
 
-/* Sums over 8 rows: lane line gets keys 4 * line ... 4 * line + 3 of its column's 32. */
+/* Sums of magnitudes over 8 rows: lane line gets keys 4 * line ... 4 * line + 3 of its column's 32. */
 __device__ __forceinline__ void scatter_rows(const float (&x)[32], float (&sum)[4])
 {
     float half[16], quarter[8];
-    halve<16>(x, 16, half);
-    halve<8>(half, 8, quarter);
-    halve<4>(quarter, 4, sum);
+    halve<16, true>(x, 16, half);
+    halve<8, false>(half, 8, quarter);
+    halve<4, false>(quarter, 4, sum);
 }
 
-/* One row's part of its block's scores: added to, or set. GROUP 0: mass, else deviation. */
+/* One row's part of its block's scores, but for its sign: set, or its magnitude added to that of another. GROUP 0:
+ * mass, else deviation. */
 template <int GROUP>
 __device__ __forceinline__ void row_part(const fga_gpu_rank &a, const wide_rows &r, int half, float scale, int first,
                                          const float (&s)[64], bool add, float (&x)[32])
@@ -324,8 +326,8 @@ __device__ __forceinline__ void row_part(const fga_gpu_rank &a, const wide_rows 
         }
 #pragma unroll
         for (int i = 0; i < values; i++) {
-            float part = GROUP > 0 ? fabsf(p[from + i] - mean) : p[from + i];
-            x[from + i] = add ? fmaf(r.share[half], part, x[from + i]) : r.share[half] * part;
+            float part = GROUP > 0 ? p[from + i] - mean : p[from + i];
+            x[from + i] = add ? fabsf(x[from + i]) + fabsf(part) : part;
         }
     }
 }
