@@ -197,7 +197,7 @@ static fga_status lay_workspace(fga_context *ctx, fga_gpu_refresh_plan *p)
 /* Threads and shared memory of a selection among `tiles`, and whether ranks fit there. */
 static grid select_grid(const fga_context *ctx, int64_t rows, int32_t tiles, bool *cached)
 {
-    int64_t shared = FGA_SELECT_SHARED + 2 * (int64_t)tiles;
+    int64_t shared = FGA_SELECT_SHARED + 2 * (int64_t)up(tiles, 64);
     *cached = shared <= ctx->gpu.shared_bytes;
     return (grid){rows, tiles <= 2048 ? 256 : 1024, *cached ? (int)shared : FGA_SELECT_SHARED};
 }

@@ -13,7 +13,7 @@
 #define FGA_WIDE_PRODUCER 40
 #define FGA_WIDE_CONSUMER 232
 #define FGA_WIDE_SHARED(dim) (1024 + 128 * 2 * (dim) * (1 + FGA_WIDE_STAGES) + (8 * 128 + 16) * FGA_WIDE_STAGES)
-/* Beside two bytes per tile where they are cached. */
+/* Beside two bytes per tile, rounded up to 64, where they are cached. */
 #define FGA_SELECT_SHARED (4 * 2048 + 4 * 32 + 64)
 
 #endif

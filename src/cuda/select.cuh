@@ -1,8 +1,10 @@
 /* select.cuh - the best tiles of a row of scores as bits, by counting ranks; ties go to the lower tile
  * (docs/method.md, "Select").
  *
- * One thread block per row. The upper halves of the ranks stay in shared memory, and are counted in a window of 2,048
- * below the largest: scores spread over far fewer. Only tiles whose upper half is that of the cut are looked at again.
+ * One thread block per row, which is read once: the upper halves of the ranks stay in shared memory, and are counted on
+ * the way in, in a window of 2,048 below a guess of the largest; scores spread over far fewer. Where the cut falls on
+ * the window's edge, windows below the largest are counted instead. Only tiles whose upper half is that of the cut are
+ * looked at again, and only if not all of them are kept.
  */
 #ifndef FGA_CUDA_SELECT_CUH
 #define FGA_CUDA_SELECT_CUH
@@ -17,17 +19,18 @@ enum { SELECT_BINS = 2048, SELECT_MOST_WARPS = 32 };
 struct select_shared {
     int bins[SELECT_BINS];
     int ties[SELECT_MOST_WARPS];
+    int guess;
     int most, gated;      /* the largest upper half among the free; how many are +inf */
     int digit, above, at; /* of a search: the digit of the cut, how many lie above it, how many on it */
     int kept, missing;
-    uint16_t high[2]; /* [tiles], where cached */
+    alignas(16) uint16_t high[8]; /* [tiles, rounded up to 64], where cached */
 };
 
 struct select_row {
     const float *score;
     const uint16_t *high;
     int entries;
-    bool cached;
+    bool cached, aligned; /* aligned: scores can be read four at a time */
     int begin[2], end[2]; /* free tiles */
 };
 
@@ -74,35 +77,75 @@ template <typename Body> __device__ __forceinline__ void each_free(const select_
     }
 }
 
+/* body(tile, rank). */
+template <typename Body> __device__ __forceinline__ void each_score(const select_row &r, const Body &body)
+{
+    if (!r.aligned) {
+        each_free(r, [&](int tile) { body(tile, full_rank(r, tile)); });
+        return;
+    }
+    for (int i = 0; i < 2; i++) {
+        int begin = r.begin[i], end = r.end[i];
+#pragma unroll 2
+        for (int quad = (begin & ~3) + 4 * (int)threadIdx.x; quad < end; quad += 4 * (int)blockDim.x) {
+            float4 x = __ldg(reinterpret_cast<const float4 *>(r.score + quad));
+            const float score[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                if (quad + j >= begin && quad + j < end) {
+                    body(quad + j, rank_of(score[j]));
+                }
+            }
+        }
+    }
+}
+
+/* The lane at which a running sum over lanes, `sum` each, reaches `wanted`, and what lies before it; -1: none. */
+__device__ __forceinline__ int crossing_lane(int sum, int wanted, int *before, int *all)
+{
+    int lane = threadIdx.x & 31, running = sum;
+    for (int distance = 1; distance < 32; distance *= 2) {
+        int other = __shfl_up_sync(0xFFFFFFFFu, running, distance);
+        running += lane >= distance ? other : 0;
+    }
+    *all = __shfl_sync(0xFFFFFFFFu, running, 31);
+    uint32_t reached = __ballot_sync(0xFFFFFFFFu, running >= wanted);
+    int first = __ffs(reached) - 1;
+    *before = __shfl_sync(0xFFFFFFFFu, running - sum, first & 31);
+    return first;
+}
+
 /* With bins filled: the highest bin at which `wanted` are reached. One warp does it; false when there are too few, and
  * then sh.above is how many there are. */
 __device__ __forceinline__ bool find_bin(select_shared &sh, int bins, int wanted)
 {
     __syncthreads();
     if (threadIdx.x < 32) {
-        int lane = threadIdx.x, each = bins / 32, from = bins - lane * each, sum = 0; /* lane 0 has the highest */
-        for (int i = 1; i <= each; i++) {
-            sum += sh.bins[from - i];
+        int lane = threadIdx.x, each = bins / 32, sum = 0, before, all;
+        const int *mine = sh.bins + bins - (lane + 1) * each; /* lane 0 has the highest */
+        for (int i = 0; i < each; i++) {
+            sum += mine[(i + lane) & (each - 1)]; /* lanes at different banks */
         }
-        int before = sum;
-        for (int distance = 1; distance < 32; distance *= 2) {
-            int other = __shfl_up_sync(0xFFFFFFFFu, before, distance);
-            before += lane >= distance ? other : 0;
-        }
-        int all = __shfl_sync(0xFFFFFFFFu, before, 31);
-        before -= sum;
-        if (lane == 0 && all < wanted) {
-            sh.digit = -1;
-            sh.above = all;
-        }
-        if (before < wanted && before + sum >= wanted) {
-            int digit = from - 1;
+        int first = crossing_lane(sum, wanted, &before, &all), digit = -1, at = 0;
+        if (first >= 0) {
+            int share = (each + 31) / 32, top = bins - first * each - 1 - lane * share; /* now within that lane's */
+            sum = 0;
+            for (int i = 0; i < share && lane * share < each; i++) {
+                sum += sh.bins[top - i];
+            }
+            int inner = before, above, rest;
+            int second = crossing_lane(sum, wanted - inner, &above, &rest);
+            digit = bins - first * each - 1 - second * share;
+            before = inner + above;
             while (before + sh.bins[digit] < wanted) {
                 before += sh.bins[digit--];
             }
+            at = sh.bins[digit];
+        }
+        if (lane == 0) {
             sh.digit = digit;
-            sh.above = before;
-            sh.at = sh.bins[digit];
+            sh.above = first >= 0 ? before : all;
+            sh.at = at;
         }
     }
     __syncthreads();
@@ -143,8 +186,8 @@ __device__ __forceinline__ void refine(const select_row &r, select_shared &sh, i
     c.equal = sh.at;
 }
 
-/* wanted: at least 1 and fewer than there are free tiles. */
-__device__ __forceinline__ select_cut find_cut(const select_row &r, select_shared &sh, int wanted)
+/* The upper half of the cut by windows below the largest. */
+__device__ __forceinline__ int find_upper(const select_row &r, select_shared &sh, int *wanted)
 {
     int top = sh.most + 1, base;
     while (true) {
@@ -156,13 +199,21 @@ __device__ __forceinline__ select_cut find_cut(const select_row &r, select_share
                 atomicAdd(&sh.bins[high - base], 1);
             }
         });
-        if (find_bin(sh, SELECT_BINS, wanted)) {
-            break;
+        if (find_bin(sh, SELECT_BINS, *wanted)) {
+            return base + sh.digit;
         }
-        wanted -= sh.above;
+        *wanted -= sh.above;
         top = base;
     }
-    select_cut c = {(uint32_t)(base + sh.digit) << 16, wanted - sh.above, sh.at};
+}
+
+/* wanted: at least 1 and fewer than there are free tiles. base: of the window in which survey counted. */
+__device__ __forceinline__ select_cut find_cut(const select_row &r, select_shared &sh, int base, int wanted)
+{
+    find_bin(sh, SELECT_BINS, wanted); /* all are in some bin */
+    bool below = sh.digit == 0 && base > 0, above = sh.digit == SELECT_BINS - 1 && sh.most >= base + SELECT_BINS;
+    int high = below || above ? find_upper(r, sh, &wanted) : base + sh.digit;
+    select_cut c = {(uint32_t)high << 16, wanted - sh.above, sh.at};
     if (c.ties < c.equal) {
         refine(r, sh, 8, c);
         if (c.ties < c.equal) {
@@ -206,17 +257,37 @@ __device__ __forceinline__ select_forced forced_of(const fga_gpu_select &a, int 
     return f;
 }
 
-/* Fills the cache and finds the largest upper half. */
-__device__ __forceinline__ void survey(const select_row &r, uint16_t *high, select_shared &sh)
+/* An octave above the largest of a few scores, less the window. */
+__device__ __forceinline__ int guess_base(const select_row &r, select_shared &sh)
 {
-    int most = 0, gated = 0;
-    each_free(r, [&](int tile) {
-        uint32_t rank = full_rank(r, tile);
+    int part = r.begin[0] < r.end[0] ? 0 : 1, count = r.end[part] - r.begin[part], most = 0;
+    if (count > 0) {
+        int tile = r.begin[part] + (int)((int64_t)threadIdx.x * count / blockDim.x);
+        most = (int)(full_rank(r, tile) >> 16);
+    }
+    for (int distance = 16; distance > 0; distance /= 2) {
+        most = max(most, __shfl_xor_sync(0xFFFFFFFFu, most, distance));
+    }
+    if ((threadIdx.x & 31) == 0) {
+        atomicMax(&sh.guess, most);
+    }
+    __syncthreads();
+    return max(0, sh.guess - (SELECT_BINS - 128));
+}
+
+/* Reads the row: fills the cache, counts in the window from the returned base on, and finds the largest upper half. */
+__device__ __forceinline__ int survey(const select_row &r, uint16_t *high, select_shared &sh)
+{
+    int most = 0, gated = 0, base = guess_base(r, sh);
+    clear_bins(sh, SELECT_BINS);
+    each_score(r, [&](int tile, uint32_t rank) {
+        int upper = (int)(rank >> 16);
         if (r.cached) {
-            high[tile] = (uint16_t)(rank >> 16);
+            high[tile] = (uint16_t)upper;
         }
-        most = max(most, (int)(rank >> 16));
+        most = max(most, upper);
         gated += rank == 0xFF800000u; /* +inf */
+        atomicAdd(&sh.bins[min(max(upper - base, 0), SELECT_BINS - 1)], 1);
     });
     for (int distance = 16; distance > 0; distance /= 2) {
         most = max(most, __shfl_xor_sync(0xFFFFFFFFu, most, distance));
@@ -228,6 +299,7 @@ __device__ __forceinline__ void survey(const select_row &r, uint16_t *high, sele
         atomicAdd(&sh.gated, gated);
     }
     __syncthreads();
+    return base;
 }
 
 /* Bits of 32 tiles, lane by lane, of those that a cut keeps; *equal: those at it. */
@@ -285,6 +357,57 @@ __device__ __forceinline__ int ties_before(const fga_gpu_select &a, const select
     return before;
 }
 
+/* Adds the forced tiles, drops what has no valid key, and counts. */
+__device__ __forceinline__ uint32_t finish_word(const fga_gpu_select &a, const select_forced &f, int word,
+                                                uint32_t chosen, int *kept, int *missing)
+{
+    if (!f.empty) {
+        chosen |= spans_bits(a.text_tiles, word * 32) | fga_interval_bits(f.near_begin, f.near_end, word * 32);
+    }
+    chosen &= spans_bits(a.live, word * 32);
+    *kept += __popc(chosen);
+    for (int i = 0; i < a.partial_count; i++) {
+        bool here = a.partial_tile[i] >> 5 == word && (chosen >> (a.partial_tile[i] & 31) & 1) != 0;
+        *missing += here ? a.partial_missing[i] : 0;
+    }
+    return chosen;
+}
+
+/* One thread's word of what the cut keeps, where that is every tile on it. Lanes go through their 64 bytes in different
+ * orders, so that eight of them meet no bank twice. */
+__device__ __forceinline__ uint32_t word_above(const select_row &r, const select_cut &c, int word)
+{
+    uint32_t above = 0, on = 0, cut = c.cut >> 16;
+    const uint4 *from = reinterpret_cast<const uint4 *>(r.high + word * 32);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int part = (i + ((int)threadIdx.x >> 1)) & 3;
+        uint4 x = from[part];
+        const uint32_t pairs[4] = {x.x, x.y, x.z, x.w};
+        uint32_t over = 0, at = 0;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            uint32_t low = pairs[j] & 0xFFFF, high = pairs[j] >> 16;
+            over |= (uint32_t)(low > cut) << (2 * j) | (uint32_t)(high > cut) << (2 * j + 1);
+            at |= (uint32_t)(low == cut) << (2 * j) | (uint32_t)(high == cut) << (2 * j + 1);
+        }
+        above |= over << (8 * part);
+        on |= at << (8 * part);
+    }
+    uint32_t free = 0;
+    for (int i = 0; i < 2; i++) {
+        free |= fga_interval_bits(r.begin[i], r.end[i], word * 32);
+    }
+    if ((c.cut & 0xFFFF) == 0) { /* not refined, or everything on it is kept anyway */
+        return free & (above | on);
+    }
+    for (on &= free; on != 0; on &= on - 1) {
+        int bit = __ffs(on) - 1;
+        above |= (uint32_t)(full_rank(r, word * 32 + bit) >= c.cut) << bit;
+    }
+    return free & above;
+}
+
 __device__ __forceinline__ void select_row_of(const fga_gpu_select &a)
 {
     extern __shared__ __align__(16) unsigned char memory[];
@@ -296,45 +419,50 @@ __device__ __forceinline__ void select_row_of(const fga_gpu_select &a)
     }
     int64_t row = (int64_t)head * a.blocks + u;
     if (threadIdx.x == 0) {
-        sh.most = sh.gated = sh.kept = sh.missing = 0;
+        sh.guess = sh.most = sh.gated = sh.kept = sh.missing = 0;
     }
     __syncthreads();
-    select_row r = {a.score + (int64_t)blockIdx.x * a.score_stride, sh.high, a.entries, a.cached != 0, {0, 0}, {0, 0}};
+    select_row r = {
+        a.score + (int64_t)blockIdx.x * a.score_stride, sh.high, a.entries, a.cached != 0, false, {0, 0}, {0, 0}};
+    r.aligned = a.entries == 1 && a.score_stride % 4 == 0 && ((uint64_t)r.score & 15) == 0;
     select_forced f = forced_of(a, u, r);
     bool open = !f.empty && !f.everything, all = false;
     select_cut c = {0, 0, 0};
     int before = 0;
     if (open) {
         int free = r.end[0] - r.begin[0] + max(0, r.end[1] - r.begin[1]);
-        survey(r, sh.high, sh);
+        int base = survey(r, sh.high, sh);
         int wanted = sh.gated + max(1, a.keep - (a.live_tiles - free) - sh.gated);
         all = wanted >= free;
         if (!all) {
-            c = find_cut(r, sh, wanted);
+            c = find_cut(r, sh, base, wanted);
             before = c.ties < c.equal ? ties_before(a, r, c, sh) : 0;
         }
     }
-    int first, last = warp_words(a, &first), kept = 0, missing = 0;
+    int kept = 0, missing = 0;
     uint32_t *bits = reinterpret_cast<uint32_t *>(a.bits + row * a.words);
-    for (int word = first; word < last; word++) {
-        uint32_t chosen = 0;
-        if (open) {
-            uint32_t equal;
-            chosen = above_cut(r, c, word * 32, all, &equal);
-            chosen |= lowest_bits(equal, c.ties - before);
-            before += __popc(equal);
-            chosen |= spans_bits(a.text_tiles, word * 32) | fga_interval_bits(f.near_begin, f.near_end, word * 32);
-        } else if (f.everything) {
-            chosen = 0xFFFFFFFFu;
+    if (open && !all && r.cached && c.ties == c.equal) {
+        for (int word = threadIdx.x; word < 2 * a.words; word += (int)blockDim.x) {
+            bits[word] = finish_word(a, f, word, word_above(r, c, word), &kept, &missing);
         }
-        chosen &= spans_bits(a.live, word * 32);
-        kept += __popc(chosen);
-        for (int i = 0; i < a.partial_count; i++) {
-            bool here = a.partial_tile[i] >> 5 == word && (chosen >> (a.partial_tile[i] & 31) & 1) != 0;
-            missing += here ? a.partial_missing[i] : 0;
+        for (int distance = 16; distance > 0; distance /= 2) {
+            kept += __shfl_xor_sync(0xFFFFFFFFu, kept, distance);
+            missing += __shfl_xor_sync(0xFFFFFFFFu, missing, distance);
         }
-        if ((threadIdx.x & 31) == 0) {
-            bits[word] = chosen;
+    } else {
+        int first, last = warp_words(a, &first);
+        for (int word = first; word < last; word++) {
+            uint32_t chosen = f.everything ? 0xFFFFFFFFu : 0;
+            if (open) {
+                uint32_t equal;
+                chosen = above_cut(r, c, word * 32, all, &equal);
+                chosen |= lowest_bits(equal, c.ties - before);
+                before += __popc(equal);
+            }
+            chosen = finish_word(a, f, word, chosen, &kept, &missing);
+            if ((threadIdx.x & 31) == 0) {
+                bits[word] = chosen;
+            }
         }
     }
     if ((threadIdx.x & 31) == 0) {

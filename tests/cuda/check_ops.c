@@ -302,7 +302,6 @@ static void drop_pooled(pooled *p)
 /* norm(V_j - mean of its group), per key; 0 for one that does not count. */
 static double *part_plainly(const rows *v, const spec *s, int64_t head)
 {
-    pooled groups = pool_plainly(v, &s->key, head, s->group, s->group, false, FGA_F32);
     double *apart = room((size_t)v->tokens * sizeof *apart);
     for (int64_t t = 0; t < v->tokens; t++) {
         double mean[256] = {0}, n = 0;
@@ -318,7 +317,6 @@ static double *part_plainly(const rows *v, const spec *s, int64_t head)
         }
         apart[t] = sqrt(apart[t]);
     }
-    drop_pooled(&groups);
     return apart;
 }
 
