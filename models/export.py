@@ -1,6 +1,7 @@
 """Write a trained state as a diffusers directory that WanPipeline and fgattn load.
 
     python models/export.py --state DIR --out models/toy
+    python models/export.py --restore models/toy --state DIR    # the other way: a state to train on from
 """
 
 import argparse
@@ -11,11 +12,13 @@ import shutil
 
 import torch
 from diffusers import UniPCMultistepScheduler
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import grammar
 import text
 import train_dit
+import wandit
+import wanvae
 
 # Modules that diffusers computes in f32 are stored so; together they are small.
 KEPT_F32 = ("time_embedder", "scale_shift_table", "norm2")
@@ -86,14 +89,43 @@ def export(state, out, default=None):
     return sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
 
 
+def restore(model, state, parts=("vae", "transformer")):
+    """Write into `state` what the exported directory `model` holds: tokenizer, vae.pt and dit-small.pt, without optimisers."""
+    model, state = pathlib.Path(model), pathlib.Path(state)
+    (state / "tokenizer").mkdir(parents=True, exist_ok=True)
+    shutil.copy(model / "tokenizer" / "spiece.model", state / "tokenizer" / "spiece.model")
+    if "vae" in parts:
+        config = json.loads((model / "vae" / "config.json").read_text())
+        weights = load_file(model / "vae" / "diffusion_pytorch_model.safetensors")
+        vae = wanvae.build()
+        vae.load_state_dict({k: v.float() for k, v in weights.items()})
+        train_dit.save(state / "vae.pt", dict(
+            model=vae.state_dict(), ema=vae.state_dict(), light=wanvae.is_light(vae), step=0, spent=0.0,
+            mean=config["latents_mean"], std=config["latents_std"]))
+    if "transformer" in parts:
+        layers = json.loads((model / "transformer" / "config.json").read_text())["num_layers"]
+        trained = train_dit.Trained(size=next(n for n, c in wandit.SIZES.items() if c["num_layers"] == layers))
+        trained.transformer.load_state_dict(
+            load_file(model / "transformer" / "diffusion_pytorch_model.safetensors"))
+        trained.text_encoder.load_state_dict(load_file(model / "text_encoder" / "model.safetensors"), strict=False)
+        train_dit.save(state / "dit-small.pt", train_dit.small(trained, step=0, spent=0.0, clips=0))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=pathlib.Path, required=True)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--restore", type=pathlib.Path, help="an exported directory to write a state from")
+    parser.add_argument("--parts", default="vae,transformer", help="what of it to restore, beside the tokenizer")
     parser.add_argument("--size", default="", help="default clip as WIDTHxHEIGHTxFRAMES")
     parser.add_argument("--steps", type=int, default=DEFAULT["steps"])
     parser.add_argument("--guidance", type=float, default=DEFAULT["guidance"])
     args = parser.parse_args()
+    if (args.out is None) == (args.restore is None):
+        parser.error("give --out or --restore")
+    if args.restore:
+        restore(args.restore, args.state, args.parts.split(","))
+        return
     default = dict(DEFAULT, steps=args.steps, guidance=args.guidance)
     if args.size:
         default.update(zip(("width", "height", "frames"), map(int, args.size.split("x"))))

@@ -31,18 +31,17 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     shapes.setdefault((p.shape[0], p.numel() // p.shape[0]), []).append(p)
             for (rows, columns), members in shapes.items():
-                updates = []
                 for p in members:
-                    state = self.state[p]
-                    if "momentum" not in state:
-                        state["momentum"] = torch.zeros_like(p)
-                    state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                    updates.append(p.grad.lerp(state["momentum"], group["momentum"]).reshape(rows, columns))
-                updates = orthogonalise(torch.stack(updates))
+                    if "momentum" not in self.state[p]:
+                        self.state[p]["momentum"] = torch.zeros_like(p)
+                gradients = [p.grad for p in members]
+                momenta = [self.state[p]["momentum"] for p in members]
+                torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+                updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
+                updates = orthogonalise(torch.stack([u.reshape(rows, columns) for u in updates]))
                 scale = group["lr"] * max(1.0, rows / columns) ** 0.5
-                for p, update in zip(members, updates):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update.view_as(p), alpha=-scale)
+                torch._foreach_mul_(members, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(members, [u.view_as(p) for p, u in zip(members, updates)], alpha=-scale)
 
 
 class Optimiser:

@@ -11,7 +11,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 import grammar
 
 VOCABULARY = 256
-MAX_TOKENS = 28  # more than any prompt of the grammar has, with its eos; at least one row of padding is left
+MAX_TOKENS = 32  # more than any prompt of the grammar has, with its eos and a row of padding; aligned for CUDA's kernels
 CONTEXT = 512  # rows the pipeline pads to, with zeros
 
 CONFIG = dict(

@@ -11,6 +11,7 @@ import argparse
 import math
 import os
 import pathlib
+import signal
 import time
 
 import torch
@@ -33,21 +34,35 @@ STAGES = {
     ),
     "cuda": (
         (0.20, ((1.0, 17, 64, 64, 512),)),
-        (0.40, ((0.10, 17, 64, 64, 512), (0.78, 17, 128, 128, 128), *((0.04, *view, 32) for view in THIN))),
-        (0.40, ((0.05, 17, 64, 64, 512), (0.30, 17, 128, 128, 128), (0.50, 33, 256, 256, 24),
-                *((0.05, *view, 32) for view in THIN))),
+        (0.25, ((0.10, 17, 64, 64, 512), (0.78, 17, 128, 128, 128), *((0.04, *view, 32) for view in THIN))),
+        (0.55, ((0.05, 17, 64, 64, 512), (0.20, 17, 128, 128, 128), (0.05, 65, 128, 128, 48), (0.55, 33, 256, 256, 24),
+                *((0.04, *view, 32) for view in THIN), (0.03, 81, 480, 832, 2))),
     ),
 }
 POOL = {"cpu": 6_000_000, "cuda": 400_000_000}  # latent values kept per view
 TAP = 2  # block whose output the auxiliary head reads
 
 
+class Scenes(torch.utils.data.Dataset):
+    """Item n: `count` scenes and the token ids of their prompts, seeded by n. Worker processes make them ahead."""
+
+    def __init__(self, tokenizer, count, seed):
+        self.prompts, self.count, self.seed = text.Prompts(tokenizer), count, seed
+
+    def __getitem__(self, step):
+        scene = grammar.sample(self.count, torch.Generator().manual_seed(self.seed * 3_000_017 + step), "training")
+        return scene, self.prompts(grammar.sentences(scene))[0]
+
+    def __len__(self):
+        return 1 << 30
+
+
 class Source:
     """Clips of one view: a pool of latents, of which every step draws some anew and uses some again."""
 
-    def __init__(self, view, vae, light, prompts, device, fresh):
+    def __init__(self, view, vae, light, device, fresh):
         self.frames, self.height, self.width, self.clips = view
-        self.vae, self.light, self.prompts, self.device = vae, light, prompts, device
+        self.vae, self.light, self.device = vae, light, device
         self.mean, self.std = wanvae.statistics(vae, device)
         grid = render.tokens(self.frames, self.height, self.width)
         kind = "cuda" if device.startswith("cuda") else "cpu"
@@ -59,11 +74,9 @@ class Source:
         self.scene = {}
 
     @torch.no_grad()
-    def draw(self, count, generator):
-        """Draw and encode `count` new clips into the pool, over the oldest when it is full."""
-        scene = grammar.sample(count, generator, "training")
-        ids, _ = self.prompts(grammar.sentences(scene))
-        scene = render.to_device(scene, self.device)
+    def draw(self, count, scene, ids):
+        """Draw and encode the first `count` scenes into the pool, over the oldest when it is full."""
+        scene, ids = render.to_device({k: v[:count] for k, v in scene.items()}, self.device), ids[:count]
         video = render.draw(scene, self.frames, self.height, self.width)
         latents = (wanvae.encode(self.vae, video, self.light)[0] - self.mean) / self.std
         at = (torch.arange(count) + self.next) % self.limit
@@ -77,13 +90,35 @@ class Source:
         self.next = int(at[-1] + 1) % self.limit
         self.size = max(self.size, min(self.limit, int(at.max()) + 1))
 
-    def batch(self, generator):
+    def batch(self, generator, scene, ids):
         """-> latents [B, 16, T, h, w], ids [B, n], layout [B, tokens, 10]."""
         new = self.clips if self.size < 4 * self.clips else self.fresh
-        self.draw(min(new, self.limit), generator)
+        self.draw(min(new, self.limit), scene, ids)
         rows = torch.randint(self.size, (self.clips,), generator=generator).to(self.device)
         scene = {k: v[rows] for k, v in self.scene.items()}
         return self.latents[rows], self.ids[rows], render.layout(scene, self.frames, self.height, self.width)
+
+
+class Sharpness:
+    """Entropy of self-attention at a few queries of one block a step, to be added to the loss.
+
+    In a model this small and briefly trained, heads that nothing asks for stay uniform; those of the models it stands
+    for are sharp.
+    """
+
+    def __init__(self, blocks, weight, queries=64):
+        self.blocks, self.weight, self.queries = blocks, weight, queries
+        self.picked, self.tables, self.value = 0, None, None
+
+    def prepare(self, generator, tables):
+        self.picked = torch.randint(self.blocks, (1,), generator=generator).item()
+        self.tables = tables
+        tokens = tables[0].shape[0]
+        self.rows = torch.randint(tokens, (self.queries,), generator=generator).to(tables[0].device)
+
+    def __call__(self, index, block, x, modulation):
+        if index == self.picked:
+            self.value = wandit.entropy(block, x.detach(), modulation.detach(), *self.tables, self.rows)
 
 
 def step_loss(model, encoder, head, batch, channel_weight, tables, generator, device, aux_weight, shift=3.0):
@@ -177,15 +212,20 @@ def main():
     parser.add_argument("--size", default="", help="full or small; default: full on CUDA, small on CPU")
     parser.add_argument("--stages", default="", help="stage table by name (cpu, cuda); default by device")
     parser.add_argument("--from-stage", type=int, default=0, help="leave out the stages before this one")
-    parser.add_argument("--fresh", type=float, default=0, help="share of new clips per step; 0: 0.2 on CPU, 0.5 on CUDA")
+    parser.add_argument("--fresh", type=float, default=0.2, help="share of new clips per step")
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=2e-3)
     parser.add_argument("--hold", type=float, default=0.6, help="share of the time at the full rate")
     parser.add_argument("--aux", type=float, default=0.5, help="weight of the auxiliary loss, fading out with the rate")
+    parser.add_argument("--sharp", type=float, default=0.03, help="weight of the attention's entropy")
+    parser.add_argument("--workers", type=int, default=-1, help="processes that draw scenes; -1: 8 on CUDA, else 0")
+    parser.add_argument("--save-every", type=float, default=150, help="seconds between checkpoints")
+    parser.add_argument("--save-every", type=float, default=150, help="seconds between checkpoints")
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
     cuda = args.device.startswith("cuda")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.enable_cudnn_sdp(False)  # plans anew for every shape
     device = args.device
     stages = STAGES[args.stages or ("cuda" if cuda else "cpu")][args.from_stage :]
     ends = torch.tensor([s[0] for s in stages]).cumsum(0) / sum(s[0] for s in stages)
@@ -194,7 +234,6 @@ def main():
     tokenizer = args.state / "tokenizer"
     if not (tokenizer / "spiece.model").exists():
         text.train_tokenizer(tokenizer)
-    prompts = text.Prompts(tokenizer)
     size = args.size or ("full" if cuda else "small")
     path, brief = args.state / "dit.pt", args.state / "dit-small.pt"
     record = dict(step=0, spent=0.0, clips=0)
@@ -219,16 +258,26 @@ def main():
     warm, until = step, spent + (args.stop_after or args.minutes) * 60
 
     torch._dynamo.config.cache_size_limit = 64
+    torch._dynamo.config.suppress_errors = True  # slower is better than not at all
     # On CUDA the second shape brings a graph for all shapes; on CPU only the common views are worth compiling.
     compiled = torch.compile(wandit.run, dynamic=None if cuda else False)
 
     def network(*inputs):
         rare = args.no_compile or (not cuda and share < 0.1)
-        return wandit.forward(trained.transformer, *inputs, tap=TAP, run_block=None if rare else compiled)
+        return wandit.forward(trained.transformer, *inputs, tap=TAP, run_block=None if rare else compiled,
+                              look=sharpness if args.sharp > 0 else None)
 
     weight = channel_weights(vae, device)
     print("channel weights", [round(w, 2) for w in weight.tolist()], flush=True)
     sources, tables = {}, {}
+    sharpness = Sharpness(len(trained.transformer.blocks), args.sharp)
+    largest = max(view[4] for stage in stages for view in stage[1])
+    workers = args.workers if args.workers >= 0 else 8 if cuda else 0
+    scenes = iter(torch.utils.data.DataLoader(
+        Scenes(tokenizer, largest, args.seed), batch_size=None, sampler=range(step, 1 << 30), num_workers=workers,
+        prefetch_factor=8 if workers else None))
+    stopped = []
+    signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
 
     def keep():
         average.swap(trained)
@@ -238,9 +287,10 @@ def main():
                         count=average.count, step=step, spent=spent, clips=clips))
 
     saved = time.monotonic()
+    report = 200 if cuda else 25
     total = args.minutes * 60
     sums = {}
-    while spent < min(total, until):
+    while spent < min(total, until) and not stopped:
         began = time.monotonic()
         progress = spent / total
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
@@ -250,29 +300,36 @@ def main():
         share, *view = views[pick]
         view = tuple(view)
         if view not in sources:
-            sources[view] = Source(view, vae, light, prompts, device, args.fresh or (0.5 if cuda else 0.2))
+            sources[view] = Source(view, vae, light, device, args.fresh)
             tables[view] = wandit.rope_table(trained.transformer, render.tokens(*view[:3]), device)
         source = sources[view]
         factor = optim.schedule(progress, step - warm, warmup=40, hold=args.hold)
-        batch = source.batch(generator)
+        batch = source.batch(generator, *next(scenes))
+        sharpness.prepare(generator, tables[view])
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=cuda):
             loss, flow, aux = step_loss(network, trained.text_encoder, trained.head, batch, weight, tables[view],
                                         generator, device, args.aux * factor)
+            if args.sharp > 0:
+                loss = loss + args.sharp * sharpness.value
         loss.backward()
         optimiser.step(factor)
         average.update(trained)
         step += 1
         clips += source.clips
-        total_flow, total_aux, number = sums.get(view, (0.0, 0.0, 0))
-        sums[view] = (total_flow + flow, total_aux + aux, number + 1)
-        if step % 25 == 0:
-            for key, (a, b, n) in sums.items():
-                print(f"step {step} min {spent / 60:.1f} clips {clips} rate {factor:.2f} {key[0]}x{key[1]}x{key[2]} "
-                      f"n {n} flow {float(a) / n:.4f} layout {float(b) / n:.4f}", flush=True)
+        seen = [flow, aux, sharpness.value.detach() if args.sharp > 0 else torch.zeros(())]
+        before, number, seconds = sums.get(view, ([0.0, 0.0, 0.0], 0, 0.0))
+        if step % report == 0 and cuda:
+            torch.cuda.synchronize()
+        took = time.monotonic() - began
+        sums[view] = ([a + b for a, b in zip(before, seen)], number + 1, seconds + took)
+        if step % report == 0:
+            for key, (values, n, seconds) in sums.items():
+                flow, aux, entropy = (float(v) / n for v in values)
+                print(f"step {step} min {spent / 60:.1f} clips {clips} rate {factor:.2f} {key[0]}x{key[1]}x{key[2]} n {n} "
+                      f"ms {1000 * seconds / n:.0f} flow {flow:.4f} layout {aux:.4f} entropy {entropy:.3f}", flush=True)
             sums = {}
-        # A pause of the process (SIGSTOP) does not count; compilation does.
-        spent += min(time.monotonic() - began, 60.0)
-        if time.monotonic() - saved > 150:
+        spent += min(took, 20.0)  # a pause of the process (SIGSTOP) hardly counts
+        if time.monotonic() - saved > args.save_every:
             keep()
             saved = time.monotonic()
     keep()

@@ -4,7 +4,7 @@
 # Runs for about MINUTES (default 9.5) and leaves in OUT: toy.tar, judge and gate reports, logs, and the checkpoints
 # vae.pt and dit-small.pt (each below 16 MiB). TOTAL is the length of the transformer's schedule in minutes; default:
 # what fits into this call. With a longer TOTAL, call again with the same STATE to go on; a STATE that holds only
-# those two checkpoints will do.
+# those two checkpoints will do, and so will one that `export.py --restore` wrote from a shipped model.
 set -eu
 state=$1 out=$2 minutes=${3:-9.5} total=${4:-} size=${5:-256x256x33}
 here=$(dirname "$0")
@@ -13,13 +13,20 @@ mkdir -p "$state" "$out"
 export PYTHONUNBUFFERED=1 PYTORCH_ALLOC_CONF=expandable_segments:True
 trap 'tail -n 40 "$out"/*.log' EXIT
 began=$(date +%s)
-"$python" "$here/train_vae.py" --state "$state" --minutes 2 --device cuda --decoder-only --light-decoder 0 \
-    --noise 0.02 --muon-lr 0.006 --adam-lr 1e-3 >"$out/vae.log" 2>&1
-cp "$state/vae.pt" "$out/"
+train_vae() { # train_vae MINUTES-IN-ALL
+    "$python" "$here/train_vae.py" --state "$state" --minutes "$1" --device cuda --decoder-only --light-decoder 0 \
+        --noise 0.02 --muon-lr 0.006 --adam-lr 1e-3 >>"$out/vae.log" 2>&1
+}
+# The transformer needs the encoder, which is not trained, and a decoder good enough to weigh the latent's channels. The
+# decoder goes on beside the transformer, whose first minute is mostly compilation.
+[ -f "$state/vae.pt" ] || train_vae 0.5
+train_vae 3 &
+vae=$!
 # What is left of MINUTES, less 130 s for the export and the judge.
 left=$(awk "BEGIN { print $minutes - ($(date +%s) - $began) / 60 - 2.2 }")
 "$python" "$here/train_dit.py" --state "$state" --minutes "${total:-$left}" --stop-after "$left" --device cuda >"$out/dit.log" 2>&1
-cp "$state/dit-small.pt" "$out/"
+wait "$vae"
+cp "$state/dit-small.pt" "$state/vae.pt" "$out/"
 "$python" "$here/export.py" --state "$state" --out "$state/toy" --size "$size" >>"$out/dit.log" 2>&1
 tar -C "$state" -cf "$out/toy.tar" toy
 for clip in 64x64x17 128x128x17 "$size"; do

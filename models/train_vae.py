@@ -102,8 +102,11 @@ def main():
     if path.exists():
         kept = torch.load(path, map_location=args.device)
         vae.load_state_dict(kept["model"])
-        average.values, average.count = kept["average"], kept["count"]
-        optimiser.load_state_dict(kept["optimiser"])
+        if "optimiser" in kept:  # a state restored from an exported model has none
+            average.values, average.count = kept["average"], kept["count"]
+            optimiser.load_state_dict(kept["optimiser"])
+        else:
+            average = optim.Average(vae, 0.998)
         step, spent = kept["step"], kept["spent"]
 
     def keep():

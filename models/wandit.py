@@ -97,6 +97,14 @@ def queries_keys(attn, x, m, cos, sin):
     return q, k
 
 
+def entropy(block, x, modulation, cos, sin, rows):
+    """Mean entropy of a block's self-attention at the queries `rows`, over the largest it could be (a number in 0..1)."""
+    m = (block.scale_shift_table + modulation).unsqueeze(2).unbind(1)
+    q, k = queries_keys(block.attn1, x, m, cos, sin)
+    weights = torch.softmax(q[:, :, rows] @ k.mT / math.sqrt(q.shape[-1]), -1).float()
+    return torch.special.entr(weights).sum(-1).mean() / math.log(k.shape[2])
+
+
 def run(block, x, context, bias, modulation, cos, sin):
     """One transformer block on the residual stream x [B, tokens, dim]."""
     heads = block.attn1.heads
@@ -118,12 +126,13 @@ def run(block, x, context, bias, modulation, cos, sin):
     return x + m[5] * y
 
 
-def forward(model, latent, timestep, context, mask, cos, sin, tap=None, run_block=None):
+def forward(model, latent, timestep, context, mask, cos, sin, tap=None, run_block=None, look=None):
     """Velocity [B, 16, T, H, W] of a latent of that shape.
 
     timestep [B] in 0..1000; context [B, n, text_dim], zero past the prompt; mask [B, n], 1 for the prompt; cos, sin
     from `rope_table`. With tap = i, also returns the residual stream [B, tokens, dim] after block i. run_block replaces
-    `run`, by its compiled form for instance (one graph serves all blocks).
+    `run`, by its compiled form for instance (one graph serves all blocks). look(block index, block, x, modulation) is
+    called before every block.
     """
     b, c, t, h, w = latent.shape
     count = mask.sum(1)
@@ -143,6 +152,8 @@ def forward(model, latent, timestep, context, mask, cos, sin, tap=None, run_bloc
     context = embedder.text_embedder(context)
     tapped = None
     for index, block in enumerate(model.blocks):
+        if look:
+            look(index, block, x, modulation)
         x = (run_block or run)(block, x, context, bias, modulation, cos, sin)
         if index == tap:
             tapped = x

@@ -115,7 +115,7 @@ static void run_refresh(void *arg)
 
 static double timed(bench *b, void (*body)(void *arg))
 {
-    return gpu_median_ms(body, b, 1, b->opt->repeats);
+    return gpu_time(body, b, 1, b->opt->repeats).median;
 }
 
 static fga_attend_desc describe(const bench *b, int m, int n)

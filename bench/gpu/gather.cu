@@ -2,13 +2,15 @@
  * of 64 channels by 1 to 32 rows, for runs of as many rows scattered at random. No arithmetic; each thread block keeps
  * STAGES tiles of 128 rows on their way. Both ways must see the same data: the exclusive-or of all rows' first words.
  *
- *   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a -Iinclude -Isrc bench/gpu/gather.cu -lcuda -o gather
+ *   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a -Iinclude -Isrc bench/gpu/gather.cu -o bench_gather
  */
 #include "cuda/barrier.cuh"
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <dlfcn.h>
 #include <vector>
 
 enum { ROWS = 128, STAGES = 4, ROW_BYTES = 256, TILE_BYTES = ROWS * ROW_BYTES, THREADS = 128 };
@@ -17,7 +19,7 @@ struct work {
     const unsigned char *rows;
     const int *starts; /* [tiles][ROWS/run]: first row of each run */
     unsigned *result;  /* [1] */
-    int tiles, run;
+    int tiles, run, shift; /* run: 1 << shift */
 };
 
 struct tiles {
@@ -50,8 +52,8 @@ __global__ void __launch_bounds__(THREADS) by_cp_async(work w)
 #pragma unroll
             for (int i = 0; i < 16; i++) {
                 int slot = row + 8 * i;
-                int64_t source = __ldg(starts + slot / w.run) + slot % w.run;
-                fga::copy_async_16(to + i * 1024, w.rows + source * ROW_BYTES + chunk * 16, true);
+                unsigned source = __ldg(starts + (slot >> w.shift)) + (slot & (w.run - 1));
+                fga::copy_async_16(to + i * 1024, w.rows + (uint64_t)source * ROW_BYTES + chunk * 16, true);
             }
         }
         fga::copy_async_commit();
@@ -90,22 +92,22 @@ __global__ void __launch_bounds__(THREADS) by_boxes(work w, const __grid_constan
     }
     __syncthreads();
     unsigned seen = 0;
-    auto start = [&](int tile, int stage) { /* one warp; a lane per box, two boxes per run */
-                                            if (tile >= w.tiles || threadIdx.x >= 32) {
-                                                return;
-                                            }
-                                            if (threadIdx.x == 0) {
-                                                fga::barrier_arrive_expecting(&sh.full[stage], TILE_BYTES);
-                                            }
-                                            __syncwarp();
-                                            int runs = ROWS / w.run;
-                                            for (int i = threadIdx.x; i < 2 * runs; i += 32) {
-                                                int run = i >> 1, column = i & 1;
-                                                copy_box_2d(fga::shared_address(sh.rows[stage]) + column * ROWS * 128 +
-                                                                run * w.run * 128,
-                                                            &map, &sh.full[stage], column * 64,
-                                                            __ldg(w.starts + (int64_t)tile * runs + run));
-                                            }
+    /* One warp; a lane per box, two boxes per run. */
+    auto start = [&](int tile, int stage) {
+        if (tile >= w.tiles || threadIdx.x >= 32) {
+            return;
+        }
+        if (threadIdx.x == 0) {
+            fga::barrier_arrive_expecting(&sh.full[stage], TILE_BYTES);
+        }
+        __syncwarp();
+        int runs = ROWS / w.run;
+        uint32_t to = fga::shared_address(sh.rows[stage]);
+        for (int i = threadIdx.x; i < 2 * runs; i += 32) {
+            int run = i >> 1, column = i & 1;
+            copy_box_2d(to + column * ROWS * 128 + run * w.run * 128, &map, &sh.full[stage], column * 64,
+                        __ldg(w.starts + (int64_t)tile * runs + run));
+        }
     };
     for (int i = 0; i < STAGES - 1; i++) {
         start(blockIdx.x + i * gridDim.x, i);
@@ -153,6 +155,20 @@ template <typename F> static float median_ms(F body)
     return times[times.size() / 2];
 }
 
+/* Found at run time: the program then builds, and starts, where there is no driver. */
+static decltype(&cuTensorMapEncodeTiled) find_encode()
+{
+    decltype(&cuTensorMapEncodeTiled) encode = nullptr;
+    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    void *found = library != nullptr ? dlsym(library, "cuTensorMapEncodeTiled") : nullptr;
+    if (found == nullptr) {
+        std::fprintf(stderr, "the driver has no cuTensorMapEncodeTiled\n");
+        std::exit(1);
+    }
+    std::memcpy(&encode, &found, sizeof encode);
+    return encode;
+}
+
 int main()
 {
     cudaDeviceProp device;
@@ -160,6 +176,7 @@ int main()
         std::printf("skipped: no device of compute capability 9.0\n");
         return 77;
     }
+    auto encode = find_encode();
     int shared = sizeof(tiles) + 1024, blocks = device.multiProcessorCount;
     need(cudaFuncSetAttribute(by_cp_async, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "shared memory");
     need(cudaFuncSetAttribute(by_boxes, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "shared memory");
@@ -187,14 +204,14 @@ int main()
             CUtensorMap map;
             const cuuint64_t extent[2] = {128, (cuuint64_t)tokens}, stride[1] = {ROW_BYTES};
             const cuuint32_t box[2] = {64, (cuuint32_t)run}, step[2] = {1, 1};
-            if (cuTensorMapEncodeTiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, rows, extent, stride, box, step,
+            if (encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, rows, extent, stride, box, step,
                                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                                        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS) {
                 std::fprintf(stderr, "no tensor map for boxes of %d rows\n", run);
                 return 1;
             }
-            work w = {rows, device_starts, result, count, run};
+            work w = {rows, device_starts, result, count, run, __builtin_ctz(run)};
             unsigned seen[2];
             float ms[2];
             for (int way = 0; way < 2; way++) {

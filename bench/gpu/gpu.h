@@ -22,8 +22,12 @@ void gpu_get(void *host, const void *device, size_t bytes);
 void gpu_fill(void *device, unsigned char byte, size_t bytes);
 void gpu_finish(void); /* waits for the stream */
 
-/* Runs body(arg) on gpu_stream() `repeats` times after `warm` more; the median in milliseconds. */
-double gpu_median_ms(void (*body)(void *arg), void *arg, int warm, int repeats);
+typedef struct gpu_times {
+    double median, best; /* ms; far apart when something else has the device too */
+} gpu_times;
+
+/* Runs body(arg) on gpu_stream() `repeats` times after `warm` more, each timed by events. */
+gpu_times gpu_time(void (*body)(void *arg), void *arg, int warm, int repeats);
 /* Captures body(arg) into a graph and launches that once. */
 void gpu_run_as_graph(void (*body)(void *arg), void *arg);
 

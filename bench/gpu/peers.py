@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Other attentions on the same card, shapes and masks as bench_cuda: PyTorch's SDPA backends, FlexAttention, FlashInfer.
 
-    peers.py [--csv FILE] [--tokens S] [--heads H] [--density D]
+    peers.py [--csv FILE] [--tokens S] [--heads H] [--density D] [--only sdpa|flex|flashinfer]
 
 Rates are effective: 4 * kept pairs * head_dim operations over time. What cannot be imported or refuses a shape is named
-and left out. Medians of 7 runs timed by events after 2 that are not counted.
+and left out. Best and median of 15 runs timed by events after 2 that are not counted; rates are of the best, as in
+bench_cuda.
 """
 import argparse
 import csv
@@ -19,9 +20,10 @@ except ImportError:
 HEAD_DIM = 128
 
 
-def median_ms(body):
+def time_ms(body):
+    """Best and median."""
     times = []
-    for i in range(9):
+    for i in range(17):
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         body()
@@ -29,7 +31,7 @@ def median_ms(body):
         stop.synchronize()
         if i >= 2:
             times.append(start.elapsed_time(stop))
-    return statistics.median(times)
+    return min(times), statistics.median(times)
 
 
 class Table:
@@ -38,15 +40,16 @@ class Table:
         self.writer = csv.writer(self.file) if path else None
         self.tokens, self.heads = tokens, heads
         if self.writer:
-            self.writer.writerow(["card", "peer", "tokens", "heads", "head_dim", "m", "n", "density", "ms", "tflops", "plan_ms"])
+            self.writer.writerow(["card", "peer", "tokens", "heads", "head_dim", "m", "n", "density", "best_ms", "median_ms", "tflops", "plan_ms"])
 
-    def add(self, peer, m, n, density, ms, plan_ms=""):
+    def add(self, peer, m, n, density, times, plan_ms=""):
+        ms, median = times
         tflops = 4.0 * density * self.tokens**2 * HEAD_DIM * self.heads / ms * 1e-9
         plan = f", plan {plan_ms:.3f} ms" if plan_ms != "" else ""
-        print(f"{peer:28s} S={self.tokens} M={m} N={n} density {density:.3f} {ms:8.3f} ms {tflops:7.1f} TFLOP/s{plan}", flush=True)
+        print(f"{peer:28s} S={self.tokens} M={m} N={n} density {density:.3f} {ms:8.3f} ms (median {median:8.3f}) {tflops:7.1f} TFLOP/s{plan}", flush=True)
         if self.writer:
             self.writer.writerow([torch.cuda.get_device_name(), peer, self.tokens, self.heads, HEAD_DIM, m, n, f"{density:.4f}",
-                                  f"{ms:.4f}", f"{tflops:.1f}", plan_ms])
+                                  f"{ms:.4f}", f"{median:.4f}", f"{tflops:.1f}", plan_ms])
             self.file.flush()
 
 
@@ -63,7 +66,7 @@ def sdpa(table, q, k, v):
     for name, backend in (("sdpa cudnn", SDPBackend.CUDNN_ATTENTION), ("sdpa flash", SDPBackend.FLASH_ATTENTION)):
         def run(backend=backend, name=name):
             with sdpa_kernel([backend]):
-                ms = median_ms(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v))
+                ms = time_ms(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v))
             table.add(name, 0, 0, 1.0, ms)
 
         attempt(name, run)
@@ -81,7 +84,7 @@ def flex(table, q, k, v, density):
     limit = table.tokens
     mask = BlockMask.from_kv_blocks(counts, order, BLOCK_SIZE=128, mask_mod=lambda b, h, i, j: (i < limit) & (j < limit),
                                     seq_lengths=(table.tokens, table.tokens))
-    ms = median_ms(lambda: compiled(q, k, v, block_mask=mask))
+    ms = time_ms(lambda: compiled(q, k, v, block_mask=mask))
     table.add("flex 128x128", 128, 128, keep.float().mean().item(), ms)
 
 
@@ -102,8 +105,8 @@ def flashinfer_sparse(table, density):
             def plan():
                 wrapper.plan(indptr.cuda(), indices.cuda(), s, s, 128, c, h, h, HEAD_DIM, q_data_type=torch.bfloat16)
 
-            plan_ms = median_ms(plan)
-            ms = median_ms(lambda: wrapper.run(q, k, v))
+            plan_ms = time_ms(plan)[0]
+            ms = time_ms(lambda: wrapper.run(q, k, v))
             table.add(f"flashinfer 128x{c}", 128, c, keep.float().mean().item(), ms, plan_ms)
 
         attempt(f"flashinfer 128x{c}", run)
@@ -115,6 +118,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=32760)
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--density", type=float, default=0.3)
+    parser.add_argument("--only", choices=["sdpa", "flex", "flashinfer"])
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("skipped: no CUDA device")
@@ -123,9 +127,14 @@ def main():
     # bshd in memory, as bench_cuda has it
     q, k, v = (torch.randn(1, arguments.tokens, arguments.heads, HEAD_DIM, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
                for _ in range(3))
-    sdpa(table, q, k, v)
-    attempt("flex", lambda: flex(table, q, k, v, arguments.density))
-    attempt("flashinfer", lambda: flashinfer_sparse(table, arguments.density))
+    parts = {
+        "sdpa": lambda: sdpa(table, q, k, v),
+        "flex": lambda: flex(table, q, k, v, arguments.density),
+        "flashinfer": lambda: flashinfer_sparse(table, arguments.density),
+    }
+    for name, body in parts.items():
+        if arguments.only in (None, name):
+            attempt(name, body)
 
 
 if __name__ == "__main__":

@@ -1,62 +1,106 @@
 #!/bin/sh
-# run.sh [OUTPUT-DIR]: builds the library with its CUDA kernels, checks them against the processor, looks for bad memory
-# accesses and races, and times everything, in less than ten minutes. Needs nvcc, CMake, Ninja and a CUDA device;
-# compute-sanitizer and PyTorch are used where they are. Tables and logs go to OUTPUT-DIR (default build-gpu/out).
+# run.sh [OUT [BUILD [PART...]]]: checks the CUDA kernels on a device, and times them. Parts, all of them in this order
+# when none is named:
+#   quick     a few cases of every kind, each in a process of its own (20 s)
+#   time      dense, and N = 1, 8, 64 by density and M, against PyTorch's attention in cuDNN (90 s)
+#   gather    how fast rows come into shared memory (15 s)
+#   full      every case (2 minutes)
+#   sanitize  compute-sanitizer on small cases (2 minutes)
+#   peers     FlexAttention and FlashInfer, where they can be imported (2 minutes)
+# BUILD (default build-gpu) may hold check_cuda, bench_cuda and bench_gather from another machine; else they are built
+# there, for which nvcc, CMake and Ninja are needed. HEADS (default 12) is the number of heads at 32,760 tokens: fewer
+# make shorter runs, of which one may miss what else uses the device. Nothing runs longer than its limit. Logs and tables
+# go to OUT (default BUILD/out); the last lines are the short form. Exit status 1 when a step failed.
 set -u
 cd "$(dirname "$0")/../.."
-build=${FGATTN_GPU_BUILD:-build-gpu}
+build=${2:-build-gpu}
 out=${1:-$build/out}
+heads=${HEADS:-12}
+[ $# -gt 2 ] && shift 2 || set -- quick time gather full sanitize peers
 mkdir -p "$build" "$out"
 failed=
 started=$(date +%s)
 
-step() { # step NAME SECONDS COMMAND...: its output goes to a log, of which the end is shown
+step() { # step NAME SECONDS COMMAND...: its output goes to a log
     name=$1 limit=$2
     shift 2
     before=$(date +%s)
-    timeout "$limit" "$@" >"$out/$name.log" 2>&1
+    timeout -k 2 "$limit" "$@" >"$out/$name.log" 2>&1
     code=$?
-    echo "== $name: exit $code after $(($(date +%s) - before)) s"
     case $code in
     0 | 77) ;;
-    *) failed="$failed $name" ;;
+    124 | 137) failed="$failed $name(time)" ;;
+    *) failed="$failed $name($code)" ;;
     esac
+    echo "== $name: exit $code after $(($(date +%s) - before)) s"
     return $code
 }
 
-nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,temperature.gpu --format=csv >"$out/card.csv" 2>&1
-cat "$out/card.csv"
-step configure 60 cmake -S . -B "$build" -G Ninja -DFGATTN_VIDEO=OFF -DFGATTN_TESTS=OFF -DFGATTN_CUDA=ON &&
-    step build 280 ninja -C "$build" check_cuda bench_cuda || {
-    tail -n 30 "$out/build.log" "$out/configure.log"
-    exit 1
-}
-check=$build/bench/gpu/check_cuda
-report() { # report LOG
-    grep -E "FAIL|passed|skipped" "$1" | tail -n 25
+find_programs() {
+    for place in "$build" "$build/bench/gpu"; do
+        check=$place/check_cuda bench=$place/bench_cuda gather=$place/bench_gather
+        [ -x "$check" ] && [ -x "$bench" ] && [ -x "$gather" ] && return 0
+    done
+    return 1
 }
 
-step check-quick 90 "$check" --quick
-report "$out/check-quick.log"
-step gather-build 60 nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a -Iinclude -Isrc bench/gpu/gather.cu \
-    -L/usr/local/cuda/lib64/stubs -lcuda -o "$build/gather" && step gather 40 "$build/gather"
-cat "$out/gather.log"
-step bench 150 "$build/bench/gpu/bench_cuda" --csv "$out/attend.csv"
-cat "$out/bench.log"
-if python3 -c "import torch" 2>/dev/null; then
-    step peers-32760 50 python3 bench/gpu/peers.py --csv "$out/peers-32760.csv" --tokens 32760 --heads 12
-    step peers-75600 50 python3 bench/gpu/peers.py --csv "$out/peers-75600.csv" --tokens 75600 --heads 4
-    cat "$out/peers-32760.log" "$out/peers-75600.log" | grep -E "ms|not measured"
-fi
-if command -v compute-sanitizer >/dev/null 2>&1; then
-    for case in 0 1 2; do # single keys, summaries, dense
-        for tool in memcheck racecheck; do
-            step "$tool-$case" 25 compute-sanitizer --tool "$tool" --error-exitcode 9 "$check" --quick --case "$case"
-            grep -E "ERROR SUMMARY|RACECHECK SUMMARY" "$out/$tool-$case.log"
-        done
+quick() {
+    : >"$out/quick.txt"
+    # dense, single keys, longer lists, summaries at each M, bias with -inf, head_dim 96 and 64, f16; sm80 last
+    for case in 2 3 0 50 56 35 21 37 27 1; do
+        step "quick-$case" 10 "$check" --variant sm90 --case $case
+        grep -hE '^(ok|FAIL)' "$out/quick-$case.log" >>"$out/quick.txt" || tail -n 2 "$out/quick-$case.log"
     done
+    step quick-sm80 10 "$check" --variant sm80 --case 0
+    grep -hE '^(ok|FAIL)' "$out/quick-sm80.log" >>"$out/quick.txt"
+    cat "$out/quick.txt"
+}
+
+timings() {
+    peer=
+    if step sdpa 45 python3 bench/gpu/peers.py --only sdpa --csv "$out/sdpa.csv" --tokens 32760 --heads "$heads"; then
+        peer=$(awk -F, '$2 == "sdpa cudnn" {print $9}' "$out/sdpa.csv")
+    fi
+    set -- --short --tokens 32760 --heads "$heads" --repeats 15 ${peer:+--peer-ms $peer}
+    step bench-dense 20 "$bench" "$@" --dense --csv "$out/dense.csv" || set -- "$@" --no-dense
+    for m in 128 192 64; do
+        step "bench-$m" 40 "$bench" "$@" --m $m --csv "$out/m$m.csv"
+    done
+}
+
+sanitize() {
+    for case in 2:memcheck 0:memcheck 35:memcheck 0:racecheck 2:racecheck 0:synccheck; do
+        tool=${case#*:} case=${case%:*}
+        step "$tool-$case" 30 compute-sanitizer --tool "$tool" --error-exitcode 9 "$check" --variant sm90 --case "$case"
+        tail -n 3 "$out/$tool-$case.log"
+    done
+}
+
+nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,temperature.gpu,utilization.gpu --format=csv,noheader \
+    >"$out/card.txt" 2>&1
+if ! find_programs; then
+    step configure 60 cmake -S . -B "$build" -G Ninja -DFGATTN_VIDEO=OFF -DFGATTN_TESTS=OFF -DFGATTN_CUDA=ON &&
+        step build 300 ninja -C "$build" check_cuda bench_cuda gpu_gather && find_programs || {
+        tail -n 30 "$out/build.log" "$out/configure.log"
+        exit 1
+    }
 fi
-step check 120 "$check"
-report "$out/check.log"
-echo "== all in $(($(date +%s) - started)) s${failed:+; failed:$failed}"
+for part; do
+    case $part in
+    quick) quick ;;
+    time) timings ;;
+    gather) step gather 30 "$gather" ;;
+    full)
+        step full 170 "$check"
+        grep -E 'FAIL|passed|skipped' "$out/full.log" | tail -n 25
+        ;;
+    sanitize) sanitize ;;
+    peers) step peers 150 python3 bench/gpu/peers.py --csv "$out/peers.csv" --tokens 32760 --heads "$heads" ;;
+    *) echo "run.sh: no part is called $part" && exit 2 ;;
+    esac
+done
+echo "== in short: $(cat "$out/card.txt")"
+grep -hE 'TFLOP|not measured|WRONG|TB/s|failed' "$out"/sdpa.log "$out"/bench-*.log "$out"/gather.log "$out"/peers.log \
+    2>/dev/null
+echo "== $(grep -c '^ok' "$out/quick.txt" 2>/dev/null) quick cases right; all in $(($(date +%s) - started)) s${failed:+; failed:$failed}"
 [ -z "$failed" ]

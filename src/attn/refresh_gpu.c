@@ -31,6 +31,11 @@ fga_status fga_gpu_rows_of(fga_context *ctx, const char *what, const fga_tensor 
                                     t->stride[i], ctx->gpu.name);
         }
     }
+    if (t->stride[2] < 0 || t->stride[2] > INT32_MAX) { /* kernels multiply 32 bits */
+        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED,
+                                "%s has token stride %" PRId64 ", wanted 0 ... 2147483647 on %s", what, t->stride[2],
+                                ctx->gpu.name);
+    }
     *rows = (fga_gpu_rows){t->data, t->stride[0], t->stride[1], t->stride[2]};
     return FGA_OK;
 }

@@ -110,7 +110,7 @@ __device__ __forceinline__ void gather(const fga_gpu_attend &a, const row_source
         bool read = is_read(e) && chunk < chunks;
 #pragma unroll
         for (int tensor = 0; tensor < 2; tensor++) {
-            const char *source = row_of(from, e, tensor) + (read ? chunk * 16 : 0);
+            const char *source = row_of(tensor == 0 ? from.k : from.v, e) + (read ? chunk * 16 : 0);
             copy_async_16(shared_address(rows[tensor]) + row * tile::row_bytes + chunk * 16, source, read);
         }
     }

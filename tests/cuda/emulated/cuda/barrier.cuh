@@ -4,6 +4,8 @@
 
 #include "cuda/device.cuh"
 
+#include <cstdlib>
+
 /* What the copy engine needs to know of [batch][head][token][channel]. */
 struct CUtensorMap {
     const unsigned char *data;
