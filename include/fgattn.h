@@ -71,7 +71,8 @@ FGA_API const char *fga_status_name(fga_status status);
 /* ---- context ------------------------------------------------------------------------------ */
 
 /* FGA_DEVICE_CUDA: the device of the calling thread's current CUDA context, which must stay alive and current in every
- * call. Attention runs there so far (bf16 and f16); entry points that compute on the processor refuse such a context.
+ * call. Attention, sums, scores, top-k selection and sessions of some policies run there (bf16 and f16); what has no
+ * kernels refuses such a context. docs/kernels-cuda.md has the table.
  */
 typedef enum fga_device { FGA_DEVICE_CPU = 0, FGA_DEVICE_CUDA = 1 } fga_device;
 
@@ -111,6 +112,9 @@ FGA_API void fga_context_log(fga_context *ctx, const char *format, ...)
 #endif
     ;
 FGA_API int fga_context_threads(const fga_context *ctx);
+/* CUDA contexts: the stream on which entry points that take none do their work, without waiting for it; NULL at first.
+ * Whoever changes it while work is in flight orders the two streams. */
+FGA_API void fga_context_set_stream(fga_context *ctx, void *stream);
 
 /* Runs body(arg, item, worker) for item = 0 ... items-1 on the context's pool, the calling thread
  * included; worker is in [0, threads). Items are handed out in order, one at a time. Returns when
@@ -172,6 +176,23 @@ typedef enum fga_order {
 FGA_API fga_status fga_order_build(fga_context *ctx, fga_order kind, int64_t frames, int64_t height, int64_t width,
                                    int32_t *order);
 
+/* Rows moved by an order, in the memory of the context's device. */
+typedef struct fga_permute_args {
+    size_t size;
+    const void *from;
+    void *to;             /* does not overlap from */
+    const int32_t *order; /* [rows], each of 0 ... rows-1 once; in the device's memory too; not checked */
+    int64_t rows;
+    size_t row_bytes;              /* on a CUDA context multiples of 16, as all addresses and strides */
+    size_t from_stride, to_stride; /* bytes from row to row; 0 = row_bytes */
+    bool inverse;                  /* false: to[i] = from[order[i]]; true: to[order[i]] = from[i] */
+    uintptr_t reserved[4];
+} fga_permute_args;
+
+FGA_API fga_permute_args fga_permute_args_default(void);
+/* stream: the CUDA stream on a CUDA context; NULL on the CPU. */
+FGA_API fga_status fga_permute(fga_context *ctx, const fga_permute_args *args, void *stream);
+
 /* ---- masks -------------------------------------------------------------------------------- */
 
 /* Which key tiles (N consecutive keys) each query block (M consecutive queries) keeps:
@@ -201,6 +222,10 @@ FGA_API fga_status fga_mask_from_lists(fga_context *ctx, const fga_mask_desc *de
 FGA_API fga_status fga_mask_from_function(fga_context *ctx, const fga_mask_desc *desc,
                                           bool (*keep)(void *user, int64_t b, int64_t h, int64_t u, int64_t v),
                                           void *user, fga_mask **mask);
+/* Masks that a CUDA device made (fga_select_topk, sessions on a CUDA context) hold their bits there alone: attention
+ * takes them, but until they are fetched they have no run, keep nothing that can be asked for, and their density is
+ * NaN. Waits for the context's stream and copies. */
+FGA_API fga_status fga_mask_fetch(fga_context *ctx, const fga_mask *mask, fga_mask **copy);
 FGA_API fga_mask *fga_mask_retain(fga_mask *mask);
 FGA_API void fga_mask_release(fga_mask **mask);
 
@@ -280,7 +305,8 @@ FGA_API fga_status fga_attend_run(fga_attend_plan *plan, const fga_attend_args *
 /* Lays the arrays of a remainder for desc's shape out in `memory`; with memory NULL only *bytes is set. */
 FGA_API fga_status fga_remainder_place(fga_context *ctx, const fga_attend_desc *desc, int32_t group, void *memory,
                                        size_t *bytes, fga_remainder *remainder);
-/* Fills the sums from args' k, v and key_bias. key: which keys are valid; NULL = all. */
+/* Fills the sums from args' k, v and key_bias. key: which keys are valid; NULL = all. On a CUDA context everything lies
+ * on the device. */
 FGA_API fga_status fga_remainder_fill(fga_context *ctx, const fga_attend_desc *desc, const fga_attend_args *args,
                                       const fga_sequence *key, const fga_remainder *remainder);
 

@@ -380,9 +380,14 @@ fga_status fga_attend_execute(const fga_attend_plan *plan, const fga_attend_call
 {
     fga_context *ctx = plan->ctx;
     const fga_attend_desc *d = &plan->desc;
-    FGA_TRY(fga_check_cpu(ctx, "this use of attention"));
+    if (call->pairs != NULL) {
+        FGA_TRY(fga_check_cpu(ctx, "this use of attention"));
+    }
     FGA_TRY(check_args(plan, call->args));
     FGA_TRY(fga_check_workspace(ctx, call->workspace, plan->workspace_bytes));
+    if (ctx->options.device == FGA_DEVICE_CUDA) {
+        return fga_attend_run_gpu(plan, call, ctx->stream);
+    }
     int threads = fga_context_threads(ctx);
     run r = {.plan = plan, .args = call->args, .mask = call->args->mask};
     if (r.mask != NULL) {
@@ -416,10 +421,11 @@ fga_status fga_attend_run(fga_attend_plan *plan, const fga_attend_args *args, vo
         return fga_context_fail(plan != NULL ? plan->ctx : NULL, FGA_ERR_ARGUMENT, "%s is NULL",
                                 plan == NULL ? "plan" : "args");
     }
+    const fga_attend_call call = {.args = args, .workspace = workspace};
     if (plan->ctx->options.device == FGA_DEVICE_CUDA) {
         FGA_TRY(check_args(plan, args));
         FGA_TRY(fga_check_workspace(plan->ctx, workspace, plan->workspace_bytes));
-        return fga_attend_run_gpu(plan, args, workspace, stream);
+        return fga_attend_run_gpu(plan, &call, stream);
     }
-    return fga_attend_execute(plan, &(fga_attend_call){.args = args, .workspace = workspace});
+    return fga_attend_execute(plan, &call);
 }

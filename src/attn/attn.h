@@ -25,8 +25,8 @@ typedef struct fga_pairs {
     double summaries; /* one for a valid query and a group of keys that is not kept whole */
 } fga_pairs;
 
-/* fga_attend_run where a dense run (args->mask NULL) may have padding too. query and key NULL: every token is valid;
- * with a mask they are the mask's. pairs may be NULL. */
+/* fga_attend_run where a dense run (args->mask NULL) may have padding too; on a CUDA context without pairs, and on the
+ * context's stream. query and key NULL: every token is valid; with a mask they are the mask's. pairs may be NULL. */
 typedef struct fga_attend_call {
     const fga_attend_args *args;
     const fga_sequence *query, *key;
@@ -41,7 +41,7 @@ fga_status fga_check_mask(fga_context *ctx, const fga_attend_desc *desc, const f
 /* Fills a caller-owned plan: nothing to destroy. */
 fga_status fga_attend_plan_init(fga_context *ctx, const fga_attend_desc *desc, fga_attend_plan *plan);
 fga_status fga_attend_execute(const fga_attend_plan *plan, const fga_attend_call *call);
-/* Arguments, checked, go to the CUDA context's device; asynchronous on stream. */
-fga_status fga_attend_run_gpu(const fga_attend_plan *plan, const fga_attend_args *args, void *workspace, void *stream);
+/* Arguments, checked, go to the CUDA context's device; asynchronous on stream. No pairs. */
+fga_status fga_attend_run_gpu(const fga_attend_plan *plan, const fga_attend_call *call, void *stream);
 
 #endif

@@ -1,33 +1,8 @@
 /* attn_gpu.c - attention on a CUDA context: from the caller's arguments to what the kernels take. */
 #include "attn/attn.h"
 
+#include "attn/refresh_gpu.h"
 #include "base/context.h"
-
-#include <inttypes.h>
-
-/* Kernels read and write 16 bytes at a time. */
-static fga_status describe_rows(fga_context *ctx, const char *what, const fga_tensor *t, fga_gpu_rows *rows)
-{
-    static const char *const axes[3] = {"batch", "head", "token"};
-    if ((uintptr_t)t->data % 16 != 0) {
-        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "%s.data is %p, wanted a multiple of 16 on %s", what, t->data,
-                                ctx->gpu.name);
-    }
-    for (int i = 0; i < 3; i++) {
-        if (t->stride[i] % 8 != 0) {
-            return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED,
-                                    "%s has %s stride %" PRId64 ", wanted a multiple of 8 on %s", what, axes[i],
-                                    t->stride[i], ctx->gpu.name);
-        }
-    }
-    if (t->stride[2] < 0 || t->stride[2] > INT32_MAX) { /* kernels multiply 32 bits */
-        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED,
-                                "%s has token stride %" PRId64 ", wanted 0 ... 2147483647 on %s", what, t->stride[2],
-                                ctx->gpu.name);
-    }
-    *rows = (fga_gpu_rows){t->data, t->stride[0], t->stride[1], t->stride[2]};
-    return FGA_OK;
-}
 
 static int32_t describe_spans(const fga_spans *spans, int32_t *begin, int32_t *end)
 {
@@ -66,8 +41,9 @@ static fga_status describe_remainder(fga_context *ctx, const fga_remainder *r, f
     return FGA_OK;
 }
 
-fga_status fga_attend_run_gpu(const fga_attend_plan *plan, const fga_attend_args *a, void *workspace, void *stream)
+fga_status fga_attend_run_gpu(const fga_attend_plan *plan, const fga_attend_call *call, void *stream)
 {
+    const fga_attend_args *a = call->args;
     fga_context *ctx = plan->ctx;
     const fga_attend_desc *d = &plan->desc;
     fga_gpu_attend op = {
@@ -86,11 +62,12 @@ fga_status fga_attend_run_gpu(const fga_attend_plan *plan, const fga_attend_args
         .scale_log2 = d->scale * 1.44269504088896341f,
         .group_shift = -1,
     };
-    FGA_TRY(describe_rows(ctx, "q", &a->q, &op.q));
-    FGA_TRY(describe_rows(ctx, "k", &a->k, &op.k));
-    FGA_TRY(describe_rows(ctx, "v", &a->v, &op.v));
-    FGA_TRY(describe_rows(ctx, "o", &a->o, &op.o));
-    fga_spans queries = fga_spans_all(d->query_len), keys = fga_spans_all(d->key_len);
+    FGA_TRY(fga_gpu_rows_of(ctx, "q", &a->q, &op.q));
+    FGA_TRY(fga_gpu_rows_of(ctx, "k", &a->k, &op.k));
+    FGA_TRY(fga_gpu_rows_of(ctx, "v", &a->v, &op.v));
+    FGA_TRY(fga_gpu_rows_of(ctx, "o", &a->o, &op.o));
+    fga_spans queries = call->query != NULL ? fga_spans_valid(call->query) : fga_spans_all(d->query_len);
+    fga_spans keys = call->key != NULL ? fga_spans_valid(call->key) : fga_spans_all(d->key_len);
     if (a->mask != NULL) {
         FGA_TRY(describe_mask(ctx, a->mask, &op));
         queries = a->mask->query_valid;
@@ -101,5 +78,5 @@ fga_status fga_attend_run_gpu(const fga_attend_plan *plan, const fga_attend_args
     }
     op.query_spans = describe_spans(&queries, op.query_begin, op.query_end);
     op.key_spans = describe_spans(&keys, op.key_begin, op.key_end);
-    return fga_gpu_attend_launch(ctx, &plan->gpu, &op, d->dtype, workspace, stream);
+    return fga_gpu_attend_launch(ctx, &plan->gpu, &op, d->dtype, call->workspace, stream);
 }

@@ -432,7 +432,7 @@ bool fga_mask_row_run(const fga_mask *mask, int64_t row, int64_t from, int64_t *
 
 static bool has_row(const fga_mask *mask, int64_t b, int64_t h, int64_t u)
 {
-    return b >= 0 && (b < mask->desc.batch || mask->desc.batch == 1) && h >= 0 &&
+    return fga_mask_on_host(mask) && b >= 0 && (b < mask->desc.batch || mask->desc.batch == 1) && h >= 0 &&
            (h < mask->desc.heads || mask->desc.heads == 1) && u >= 0 && u < mask->blocks;
 }
 

@@ -33,7 +33,8 @@ struct fga_mask {
     fga_run *runs;
     int32_t *row_keys; /* [rows]: kept valid keys */
     double pairs_kept, pairs_all;
-    fga_gpu_mask gpu; /* the copy on the device of a CUDA context */
+    fga_gpu_mask gpu;    /* the copy on the device of a CUDA context; of a mask made there, all there is */
+    uint64_t *gpu_pairs; /* there: kept valid pairs of a mask made there; or NULL */
 };
 
 fga_status fga_mask_check_desc(fga_context *ctx, const fga_mask_desc *desc);
@@ -45,6 +46,12 @@ void fga_mask_seal_row(fga_mask *mask, int64_t row);
 void fga_mask_seal(fga_mask *mask);
 /* On a CUDA context: copies the finished mask to the device, in place of an earlier copy. Else nothing. */
 fga_status fga_mask_publish(fga_context *ctx, fga_mask *mask);
+
+/* False for a mask made on a device: bits and runs are NULL. */
+static inline bool fga_mask_on_host(const fga_mask *mask)
+{
+    return mask->bits != NULL || mask->run_offsets != NULL;
+}
 
 static inline int64_t fga_mask_row(const fga_mask *mask, int64_t b, int64_t h, int64_t u)
 {

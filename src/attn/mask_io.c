@@ -89,6 +89,9 @@ fga_status fga_mask_save(fga_context *ctx, const fga_mask *mask, void *buffer, s
     if (mask == NULL || bytes == NULL) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "%s is NULL", mask == NULL ? "mask" : "bytes");
     }
+    if (!fga_mask_on_host(mask)) {
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "mask is on the device alone, wanted one of fga_mask_fetch");
+    }
     int64_t words = mask->storage == FGA_MASK_BITMAP ? mask->rows * mask->words : mask->rows + total_runs(mask);
     size_t needed = HEADER_BYTES + 8 * (size_t)words, capacity = *bytes;
     *bytes = needed;

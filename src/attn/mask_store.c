@@ -114,6 +114,9 @@ fga_status fga_mask_compress(fga_context *ctx, fga_mask *mask)
     if (ctx == NULL || mask == NULL) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "%s is NULL", ctx == NULL ? "ctx" : "mask");
     }
+    if (!fga_mask_on_host(mask)) {
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "mask is on the device alone, wanted one of fga_mask_fetch");
+    }
     int64_t runs = count_runs(mask);
     fga_mask_storage smaller = runs_are_smaller(mask, runs) ? FGA_MASK_RUNS : FGA_MASK_BITMAP;
     if (smaller == mask->storage) {

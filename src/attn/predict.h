@@ -51,6 +51,8 @@ typedef struct fga_score_call {
     int step, layer, branch; /* told to custom */
 } fga_score_call;
 
+/* Whether desc makes sense. */
+fga_status fga_predict_check(fga_context *ctx, const fga_predict_desc *desc);
 fga_status fga_scorer_init(fga_context *ctx, const fga_predict_desc *desc, fga_scorer *scorer);
 fga_status fga_scorer_run(const fga_scorer *scorer, const fga_score_call *call);
 

@@ -68,7 +68,7 @@ static bool add_selection(const fga_refresh_plan *plan, const fga_predict_desc *
     }
 }
 
-static fga_predict_desc combine(const fga_predict_desc *predict, const fga_policy *policy)
+fga_predict_desc fga_refresh_describe(const fga_predict_desc *predict, const fga_policy *policy)
 {
     fga_predict_desc d = *predict;
     d.block_m = policy->block_m;
@@ -86,7 +86,7 @@ static fga_predict_desc combine(const fga_predict_desc *predict, const fga_polic
 fga_status fga_refresh_init(fga_context *ctx, const fga_policy *policy, const fga_predict_desc *predict,
                             const int64_t grid[3], bool keep_scores, fga_refresh_plan *plan)
 {
-    fga_predict_desc d = combine(predict, policy);
+    fga_predict_desc d = fga_refresh_describe(predict, policy);
     bool scores = needs_scores(policy), fits = true;
     *plan = (fga_refresh_plan){.ctx = ctx,
                                .policy = *policy,

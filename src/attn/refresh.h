@@ -25,6 +25,8 @@ typedef struct fga_refresh_call {
     fga_mask *mask; /* a bit map that nobody else reads; filled and sealed */
 } fga_refresh_call;
 
+/* The shapes of `predict` with the policy's tile, sub-tile and score settings. */
+fga_predict_desc fga_refresh_describe(const fga_predict_desc *predict, const fga_policy *policy);
 /* predict: the shapes; its tile, sub-tile and score settings are taken from the policy. keep_scores: see above; may be
  * asked for, and is forced by policies that need it. */
 fga_status fga_refresh_init(fga_context *ctx, const fga_policy *policy, const fga_predict_desc *predict,

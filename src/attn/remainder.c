@@ -2,6 +2,7 @@
 #include "attn/remainder.h"
 
 #include "attn/attn.h"
+#include "attn/refresh_gpu.h"
 #include "base/context.h"
 
 #include <inttypes.h>
@@ -171,8 +172,8 @@ static fga_status check_fill(fga_context *ctx, const fga_attend_desc *d, const f
     fga_shape keys = {d->batch, d->kv_heads, d->key_len, d->head_dim, d->dtype};
     FGA_TRY(check_shape(ctx, d));
     FGA_TRY(fga_check_struct(ctx, "fga_attend_args", a->size, sizeof *a));
-    FGA_TRY(fga_check_tensor(ctx, "k", &a->k, &keys));
-    FGA_TRY(fga_check_tensor(ctx, "v", &a->v, &keys));
+    FGA_TRY(fga_check_view(ctx, "k", &a->k, &keys, ctx->options.device));
+    FGA_TRY(fga_check_view(ctx, "v", &a->v, &keys, ctx->options.device));
     FGA_TRY(fga_remainder_check(ctx, d, r));
     if (key == NULL) {
         return FGA_OK;
@@ -183,6 +184,35 @@ static fga_status check_fill(fga_context *ctx, const fga_attend_desc *d, const f
                                 fga_sequence_length(key), d->key_len);
     }
     return FGA_OK;
+}
+
+static fga_status fill_on_device(fga_context *ctx, const fga_attend_desc *desc, const fga_attend_args *args,
+                                 const fga_sequence *key, const fga_remainder *r)
+{
+    fga_spans keys = key != NULL ? fga_spans_valid(key) : fga_spans_all(desc->key_len);
+    fga_gpu_sums op = {
+        .bias = args->key_bias,
+        .bias_batch = args->bias_batch_stride,
+        .bias_head = args->bias_head_stride,
+        .keys = fga_gpu_spans_of(&keys),
+        .sum_k = r->sum_k,
+        .sum_v = r->sum_v,
+        .sum_bias = r->sum_bias,
+        .count = r->count,
+        .batch = (int32_t)desc->batch,
+        .kv_heads = (int32_t)desc->kv_heads,
+        .key_len = (int32_t)desc->key_len,
+        .head_dim = (int32_t)desc->head_dim,
+        .group = r->group,
+        .groups = (int32_t)r->groups,
+    };
+    FGA_TRY(fga_gpu_rows_of(ctx, "k", &args->k, &op.k));
+    FGA_TRY(fga_gpu_rows_of(ctx, "v", &args->v, &op.v));
+    if (((uintptr_t)r->sum_k | (uintptr_t)r->sum_v) % 16 != 0) {
+        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "remainder.sum_k is %p and sum_v %p, wanted multiples of 16",
+                                (void *)r->sum_k, (void *)r->sum_v);
+    }
+    return fga_gpu_group_sums(ctx, &op, desc->dtype, ctx->stream);
 }
 
 fga_status fga_remainder_fill(fga_context *ctx, const fga_attend_desc *desc, const fga_attend_args *args,
@@ -196,6 +226,9 @@ fga_status fga_remainder_fill(fga_context *ctx, const fga_attend_desc *desc, con
                                                : "remainder");
     }
     FGA_TRY(check_fill(ctx, desc, args, key, remainder));
+    if (ctx->options.device == FGA_DEVICE_CUDA) {
+        return fill_on_device(ctx, desc, args, key, remainder);
+    }
     fill f = {.desc = desc, .args = args, .remainder = remainder};
     FGA_TRY(fga_select_ops(ctx, &f.ops));
     f.keys = key != NULL ? fga_spans_valid(key) : fga_spans_all(desc->key_len);

@@ -2,6 +2,7 @@
  */
 #include "attn/score.h"
 
+#include "attn/refresh_gpu.h"
 #include "base/context.h"
 
 #include <inttypes.h>
@@ -37,7 +38,7 @@ int64_t fga_predict_tiles(const fga_predict_desc *desc)
 
 /* ---- plan ----------------------------------------------------------------------------------------- */
 
-static fga_status check_desc(fga_context *ctx, const fga_predict_desc *d)
+fga_status fga_predict_check(fga_context *ctx, const fga_predict_desc *d)
 {
     FGA_TRY(fga_check_struct(ctx, "fga_predict_desc", d->size, sizeof *d));
     FGA_TRY(fga_check_heads(ctx, d->batch, d->query_heads, d->kv_heads));
@@ -100,7 +101,7 @@ fga_status fga_scorer_init(fga_context *ctx, const fga_predict_desc *desc, fga_s
     if (ctx == NULL) {
         return FGA_ERR_ARGUMENT;
     }
-    FGA_TRY(check_desc(ctx, desc));
+    FGA_TRY(fga_predict_check(ctx, desc));
     *s = (fga_scorer){.ctx = ctx, .desc = *desc};
     fga_status status = fga_ops_select(ctx->options.variant, &s->ops);
     if (status != FGA_OK) {
@@ -281,6 +282,12 @@ fga_status fga_score_workspace(fga_context *ctx, const fga_predict_desc *desc, s
     if (desc == NULL || bytes == NULL) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "%s is NULL", desc == NULL ? "desc" : "bytes");
     }
+    if (ctx != NULL && ctx->options.device == FGA_DEVICE_CUDA) {
+        fga_gpu_refresh_plan plan;
+        FGA_TRY(fga_refresh_gpu_init(ctx, desc, &plan));
+        *bytes = plan.workspace_bytes;
+        return FGA_OK;
+    }
     fga_scorer scorer;
     FGA_TRY(fga_scorer_init(ctx, desc, &scorer));
     *bytes = scorer.workspace_bytes;
@@ -297,7 +304,11 @@ fga_status fga_score_tiles(fga_context *ctx, const fga_predict_desc *desc, const
                                 : k == NULL  ? "k"
                                              : "scores");
     }
+    const fga_score_call call = {.q = q, .k = k, .v = v, .scores = scores, .workspace = workspace};
+    if (ctx != NULL && ctx->options.device == FGA_DEVICE_CUDA) {
+        return fga_score_tiles_gpu(ctx, desc, &call);
+    }
     fga_scorer scorer;
     FGA_TRY(fga_scorer_init(ctx, desc, &scorer));
-    return fga_scorer_run(&scorer, &(fga_score_call){.q = q, .k = k, .v = v, .scores = scores, .workspace = workspace});
+    return fga_scorer_run(&scorer, &call);
 }

@@ -2,7 +2,9 @@
  */
 #include "attn/select.h"
 
+#include "attn/refresh_gpu.h"
 #include "attn/select_rank.h"
+#include "base/context.h"
 
 #include <assert.h>
 #include <math.h>
@@ -388,10 +390,12 @@ fga_status fga_select_topk(fga_context *ctx, const fga_predict_desc *desc, const
                                                  : "mask");
     }
     *out = NULL;
-    FGA_TRY(fga_check_cpu(ctx, "fga_select_topk"));
     FGA_TRY(fga_check_struct(ctx, "fga_predict_desc", desc->size, sizeof *desc));
     if (!(density >= 0)) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "density is %g, wanted at least 0", density);
+    }
+    if (ctx != NULL && ctx->options.device == FGA_DEVICE_CUDA) {
+        return fga_select_topk_gpu(ctx, desc, scores, density, out);
     }
     fga_mask_desc d = fga_mask_desc_default();
     d.batch = desc->batch;

@@ -16,10 +16,6 @@ fga_session_desc fga_session_desc_default(void)
 static fga_status check_desc(fga_context *ctx, const fga_session_desc *d)
 {
     FGA_TRY(fga_check_struct(ctx, "fga_session_desc", d->size, sizeof *d));
-    if (ctx->options.device != FGA_DEVICE_CPU) {
-        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED,
-                                "the context is of a CUDA device, wanted the CPU: sessions score and measure there");
-    }
     FGA_TRY(fga_policy_check(ctx, &d->policy));
     FGA_TRY(fga_check_range(ctx, "layers", d->layers, 1, 1 << 20));
     FGA_TRY(fga_check_range(ctx, "branches", d->branches, 1, 1 << 10));
@@ -59,6 +55,7 @@ static fga_status make_arrays(fga_session *s)
                 make_array(s, heads, sizeof *s->heads, &s->heads) &&
                 make_array(s, heads, sizeof *s->quality, &s->quality) &&
                 make_array(s, heads, sizeof *s->counts, &s->counts) &&
+                make_array(s, heads, sizeof(int32_t), &s->keep) && make_array(s, heads, sizeof(int32_t), &s->near) &&
                 make_array(s, heads, sizeof *s->skip, &s->skip) && make_array(s, heads, sizeof(float), &s->recall) &&
                 make_array(s, heads, sizeof(float), &s->error) && make_array(s, heads, sizeof(double), &s->density);
     if (!made) {
@@ -91,6 +88,9 @@ fga_status fga_session_create(fga_context *ctx, const fga_session_desc *desc, fg
     fga_status status;
     FGA_CHECK(make_arrays(session));
     FGA_CHECK(fga_settings_check(&session->settings));
+    if (ctx->options.device == FGA_DEVICE_CUDA) {
+        FGA_CHECK(fga_session_make_gpu(session));
+    }
     FGA_CHECK(fga_session_plan(session));
     *out = session;
     session = NULL;
@@ -106,8 +106,9 @@ void fga_session_destroy(fga_session **handle)
     }
     fga_session *s = *handle;
     fga_session_unplan(s);
-    void *arrays[] = {s->slots,  s->kits, s->overrides, s->heads, s->quality,
-                      s->counts, s->skip, s->recall,    s->error, s->density};
+    fga_gpu_mask_free(&s->gpu_memory);
+    void *arrays[] = {s->slots, s->kits,   s->overrides, s->heads,   s->quality, s->counts,
+                      s->skip,  s->recall, s->error,     s->density, s->keep,    s->near};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         fga_free(s->ctx, arrays[i]);
     }
@@ -125,13 +126,17 @@ const fga_mask *fga_session_mask(const fga_session *s, int layer, int branch)
     if (layer < 0 || layer >= s->desc.layers || branch < 0 || branch >= s->desc.branches) {
         return NULL;
     }
-    return fga_session_slot_of(s, layer, branch)->mask;
+    const fga_session_slot *slot = fga_session_slot_of(s, layer, branch);
+    return slot->refreshed >= 0 ? slot->mask : NULL;
 }
 
 fga_session_report fga_session_get_report(const fga_session *s)
 {
     fga_session_report report = s->report;
     double measured = report.measured_calls > 0 ? (double)report.measured_calls : NAN;
+    if (s->ctx->options.device == FGA_DEVICE_CUDA) {
+        fga_session_report_gpu(s, &report);
+    }
     report.recall_mean = s->recall_sum / measured;
     report.recall_p05 = s->p05_sum / measured;
     report.output_error_mean = s->error_sum / measured;

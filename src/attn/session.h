@@ -7,6 +7,7 @@
 #include "attn/estimate.h"
 #include "attn/measure.h"
 #include "attn/refresh.h"
+#include "attn/refresh_gpu.h"
 #include "attn/settings.h"
 
 /* What the layers and branches under one policy share. */
@@ -14,10 +15,11 @@ typedef struct fga_session_kit {
     fga_policy policy; /* the session's with overrides of whole layers */
     fga_attend_plan attend;
     fga_refresh_plan refresh;
-    fga_estimator estimator; /* with a recall target */
-    fga_meter meter;         /* where something is measured */
-    fga_mask *scratch;       /* the bit map in which masks are made; kits of one M and N share it */
-    bool targets;            /* a recall, a floor or an error to hold */
+    fga_gpu_refresh_plan gpu; /* on a CUDA context, instead of it and of what follows */
+    fga_estimator estimator;  /* with a recall target */
+    fga_meter meter;          /* where something is measured */
+    fga_mask *scratch;        /* the bit map in which masks are made; kits of one M and N share it */
+    bool targets;             /* a recall, a floor or an error to hold */
 } fga_session_kit;
 
 /* Of a layer and branch; with shared branches, of a layer. */
@@ -51,6 +53,10 @@ struct fga_session {
     size_t sums_at, lse_at, meter_at, workspace_bytes;
     fga_session_report report;
     double recall_sum, p05_sum, error_sum; /* over measured calls */
+    /* On a CUDA context. */
+    int32_t *keep, *near; /* [batch*query_heads] */
+    fga_gpu_mask gpu_memory;
+    uint64_t *gpu_pairs; /* there: kept pairs and summary pairs of all sparse calls */
 };
 
 typedef struct fga_session_call {
@@ -79,6 +85,18 @@ fga_status fga_session_refresh(fga_session_call *call);
 fga_status fga_session_is_stale(fga_session_call *call, bool *stale);
 /* Whether to look at this reuse step at all. */
 bool fga_session_looks(const fga_session_call *call);
+
+/* ---- session_gpu.c: what differs on a CUDA context ---- */
+
+/* Whether sessions of the policy run there. */
+fga_status fga_session_check_gpu(fga_context *ctx, const fga_policy *policy, double measure_fraction);
+fga_status fga_session_make_gpu(fga_session *session);
+/* A mask for every slot that has a kit. */
+fga_status fga_session_masks_gpu(fga_session *session);
+fga_status fga_session_refresh_gpu(fga_session_call *call);
+fga_status fga_session_attend_gpu(fga_session_call *call, fga_step_kind kind);
+/* Adds what the device has counted; waits for it. */
+void fga_session_report_gpu(const fga_session *session, fga_session_report *report);
 
 double fga_session_now(void); /* seconds */
 

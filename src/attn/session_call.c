@@ -2,6 +2,7 @@
 #include "attn/session.h"
 
 #include "attn/policy.h"
+#include "base/context.h"
 
 #include <limits.h>
 #include <math.h>
@@ -152,7 +153,7 @@ static fga_status refresh(fga_session_call *c)
 {
     fga_session_report *report = &c->session->report;
     double start = fga_session_now(), measured = report->measure_s;
-    FGA_TRY(fga_session_refresh(c));
+    FGA_TRY(c->session->ctx->options.device == FGA_DEVICE_CUDA ? fga_session_refresh_gpu(c) : fga_session_refresh(c));
     report->score_s += fga_session_now() - start - (report->measure_s - measured);
     return FGA_OK;
 }
@@ -175,6 +176,9 @@ static fga_status attend(fga_session_call *c, fga_step_kind kind)
 {
     fga_session *s = c->session;
     fga_pairs pairs;
+    if (s->ctx->options.device == FGA_DEVICE_CUDA) {
+        return fga_session_attend_gpu(c, kind);
+    }
     bool measured = is_measured(c, kind);
     c->args.mask = kind != FGA_STEP_DENSE ? c->slot->mask : NULL;
     c->args.lse = measured && c->args.remainder == NULL ? (float *)(c->workspace + s->lse_at) : NULL;

@@ -129,6 +129,7 @@ fga_status fga_session_save(const fga_session *s, bool (*write)(void *user, cons
     if (s == NULL) {
         return FGA_ERR_ARGUMENT;
     }
+    FGA_TRY(fga_check_cpu(s->ctx, "saving a session"));
     uint64_t all = HEADER_BYTES;
     size_t most = 0, one;
     for (int64_t i = 0; i < s->slot_count; i++) {
@@ -273,6 +274,7 @@ fga_status fga_session_load(fga_session *s, const void *bytes, size_t count)
         return fga_context_fail(s != NULL ? s->ctx : NULL, FGA_ERR_ARGUMENT, "%s is NULL",
                                 s == NULL ? "session" : "bytes");
     }
+    FGA_TRY(fga_check_cpu(s->ctx, "loading a session"));
     if (s->steps != 0) {
         return fga_context_fail(s->ctx, FGA_ERR_ARGUMENT, "the session has attended already, wanted a new one");
     }

@@ -109,10 +109,18 @@ static fga_status fill_kit(const fga_session *s, fga_session_kit *kit, parts *mo
     attend.block_m = policy->block_m;
     attend.tile_n = policy->tile_n;
     FGA_TRY(fga_attend_plan_init(s->ctx, &attend, &kit->attend));
-    FGA_TRY(fga_refresh_init(s->ctx, policy, &predict, grid, kit->targets, &kit->refresh));
     raise(&most->work, kit->attend.workspace_bytes);
-    raise(&most->work, kit->refresh.workspace_bytes);
-    if (policy->target_recall > 0 && fga_policy_by_density(policy)) {
+    bool on_device = s->ctx->options.device == FGA_DEVICE_CUDA;
+    if (on_device) {
+        predict = fga_refresh_describe(&predict, policy);
+        FGA_TRY(fga_session_check_gpu(s->ctx, policy, s->desc.measure_fraction));
+        FGA_TRY(fga_refresh_gpu_init(s->ctx, &predict, &kit->gpu));
+        raise(&most->work, kit->gpu.workspace_bytes);
+    } else {
+        FGA_TRY(fga_refresh_init(s->ctx, policy, &predict, grid, kit->targets, &kit->refresh));
+        raise(&most->work, kit->refresh.workspace_bytes);
+    }
+    if (!on_device && policy->target_recall > 0 && fga_policy_by_density(policy)) {
         FGA_TRY(fga_estimator_init(s->ctx, &predict, &kit->estimator));
         raise(&most->work, kit->estimator.workspace_bytes);
     }
@@ -120,6 +128,9 @@ static fga_status fill_kit(const fga_session *s, fga_session_kit *kit, parts *mo
         size_t bytes;
         FGA_TRY(fga_remainder_place(s->ctx, &attend, policy->group, NULL, &bytes, NULL));
         raise(&most->sums, bytes);
+    }
+    if (on_device) {
+        return FGA_OK;
     }
     FGA_TRY(make_meter(s, kit, most));
     return make_scratch(s, kit);
@@ -174,6 +185,9 @@ fga_status fga_session_plan(fga_session *s)
     raise(&most.work, s->dense.workspace_bytes);
     s->report.variant = fga_attend_plan_variant(&s->dense);
     FGA_TRY(make_slots(s, &most));
+    if (s->ctx->options.device == FGA_DEVICE_CUDA) {
+        FGA_TRY(fga_session_masks_gpu(s));
+    }
     size_t used = 0;
     bool fits = fga_size_add(&used, 1, most.work);
     s->sums_at = used;

@@ -157,6 +157,13 @@ int fga_context_threads(const fga_context *ctx)
     return fga_pool_threads(ctx->pool);
 }
 
+void fga_context_set_stream(fga_context *ctx, void *stream)
+{
+    if (ctx != NULL) {
+        ctx->stream = stream;
+    }
+}
+
 void fga_parallel_for(fga_context *ctx, int64_t items, void (*body)(void *arg, int64_t item, int worker), void *arg)
 {
     fga_pool_run(ctx->pool, items, body, arg);

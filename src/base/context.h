@@ -12,7 +12,8 @@ struct fga_context {
     fga_context_options options;
     char variant[32]; /* the forced one; empty = best */
     fga_pool *pool;
-    fga_gpu gpu; /* of a CUDA context */
+    fga_gpu gpu;  /* of a CUDA context */
+    void *stream; /* its current stream */
     pthread_mutex_t error_lock;
     char error[1024];
 };

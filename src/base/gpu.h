@@ -6,7 +6,7 @@
 
 typedef struct fga_gpu {
     void *cuda_context; /* the caller's: current when ours was made */
-    void *modules[2];   /* loaded kernels, by the backend's count; NULL until a plan needs them */
+    void *modules[4];   /* loaded kernels, by the backend's count; NULL until a plan needs them */
     char name[64];
     int major, minor; /* compute capability */
     int processors;

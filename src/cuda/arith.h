@@ -46,13 +46,18 @@ FGA_ARITH uint32_t fga_spread_bits(uint32_t bits, int shift)
     return shift == 5 ? 0 - apart : apart * ((1u << (1 << shift)) - 1);
 }
 
-/* Of keys first ... first + 31, first a multiple of 32: those whose tile of 1 << shift keys has its bit set in `words`,
- * the row's bits as 32-bit words. */
+/* Of keys first ... first + 31, first a multiple of 32: those whose tile of 1 << shift keys has its bit set in `word`,
+ * which holds the bit of the first of them. */
+FGA_ARITH uint32_t fga_word_bits(uint32_t word, int64_t first, int shift)
+{
+    uint32_t bits = word >> (first >> shift & 31);
+    return shift <= 5 ? fga_spread_bits(bits, shift) : 0 - (bits & 1);
+}
+
+/* The same from the row's bits as 32-bit words. */
 FGA_ARITH uint32_t fga_key_bits(const uint32_t *words, int64_t first, int shift)
 {
-    int64_t tile = first >> shift;
-    uint32_t bits = words[tile >> 5] >> (tile & 31);
-    return shift <= 5 ? fga_spread_bits(bits, shift) : 0 - (bits & 1);
+    return fga_word_bits(words[first >> shift >> 5], first, shift);
 }
 
 /* ---- order of work --------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ static int32_t width_for(int64_t head_dim, const int32_t *widths, int count)
 }
 
 typedef struct kernel_names {
-    char gather[48], dense[48];
+    char gather[48], sums[48], dense[48]; /* sums and dense: empty when gather does that too */
 } kernel_names;
 
 static bool choose_sm80(const fga_attend_desc *d, fga_gpu_attend_plan *p, kernel_names *names)
@@ -78,18 +78,23 @@ static bool choose_sm90(const fga_attend_desc *d, fga_gpu_attend_plan *p, kernel
     if (p->dim == 0 || p->rows < 64) {
         return false;
     }
-    int32_t keys = FGA_SM90_KEYS(p->rows);
+    const char *dtype = fga_dtype_name(d->dtype);
     p->part_rows = p->rows;
-    p->gather.threads = FGA_SM90_THREADS(p->rows);
-    p->gather.shared_bytes = FGA_SM90_SHARED(p->dim, p->rows, keys, FGA_SM90_STAGES(p->rows));
-    p->rest_slots = FGA_REST_SLOTS(keys);
-    snprintf(names->gather, sizeof names->gather, "fga_sm90_%s_d%d_m%d", fga_dtype_name(d->dtype), p->dim, p->rows);
+    p->gather.threads = FGA_SM90_THREADS(p->rows, false);
+    p->gather.shared_bytes = FGA_SM90_SHARED(p->dim, p->rows, FGA_SM90_KEYS(p->rows, false), FGA_SM90_STAGES(p->rows),
+                                             FGA_SM90_RING(p->rows), false);
+    snprintf(names->gather, sizeof names->gather, "fga_sm90_%s_d%d_m%d", dtype, p->dim, p->rows);
+    p->rest_slots = FGA_SM90_REST_SLOTS;
+    p->sums.threads = FGA_SM90_THREADS(p->rows, true);
+    p->sums.shared_bytes = FGA_SM90_SHARED(p->dim, p->rows, FGA_SM90_KEYS(p->rows, true), FGA_SM90_STAGES(p->rows),
+                                           FGA_SM90_RING(p->rows), true);
+    snprintf(names->sums, sizeof names->sums, "fga_sm90_%s_d%d_m%d_sums", dtype, p->dim, p->rows);
     if (d->block_m == 0) {
         p->dense_keys = FGA_SM90_DENSE_KEYS;
-        p->dense.threads = FGA_SM90_THREADS(FGA_SM90_DENSE_ROWS);
-        p->dense.shared_bytes =
-            FGA_SM90_SHARED(p->dim, FGA_SM90_DENSE_ROWS, FGA_SM90_DENSE_KEYS, FGA_SM90_DENSE_STAGES);
-        snprintf(names->dense, sizeof names->dense, "fga_sm90_%s_d%d_dense", fga_dtype_name(d->dtype), p->dim);
+        p->dense.threads = FGA_SM90_THREADS(FGA_SM90_DENSE_ROWS, false);
+        p->dense.shared_bytes = FGA_SM90_SHARED(p->dim, FGA_SM90_DENSE_ROWS, FGA_SM90_DENSE_KEYS,
+                                                FGA_SM90_DENSE_STAGES, FGA_SM90_DENSE_RING, false);
+        snprintf(names->dense, sizeof names->dense, "fga_sm90_%s_d%d_dense", dtype, p->dim);
     }
     return true;
 }
@@ -181,7 +186,8 @@ static fga_status size_workspace(fga_context *ctx, const fga_attend_desc *d, fga
     }
     p->mean_rows_bytes = rounded(means * 2 * row_bytes);
     p->mean_bias_bytes = rounded(means * sizeof(float));
-    p->rest_rows_bytes = rounded((size_t)p->gather.thread_blocks * (size_t)p->rest_slots * 2 * row_bytes);
+    const fga_gpu_kernel *sums = p->sums.function != NULL ? &p->sums : &p->gather;
+    p->rest_rows_bytes = rounded((size_t)sums->thread_blocks * (size_t)p->rest_slots * 2 * row_bytes);
     p->workspace_bytes = p->mean_rows_bytes + p->mean_bias_bytes + p->rest_rows_bytes;
     return FGA_OK;
 }
@@ -204,6 +210,9 @@ fga_status fga_gpu_attend_prepare(fga_context *ctx, const fga_attend_desc *d, fg
     CUcontext left;
     fga_status status;
     FGA_CHECK(find_attend(ctx, family, names.gather, items, &p->gather));
+    if (d->block_m != 0 && names.sums[0] != '\0') {
+        FGA_CHECK(find_attend(ctx, family, names.sums, items, &p->sums));
+    }
     if (names.dense[0] != '\0') {
         FGA_CHECK(find_attend(ctx, family, names.dense, items, &p->dense));
     }
@@ -249,8 +258,8 @@ fga_status fga_gpu_attend_launch(fga_context *ctx, const fga_gpu_attend_plan *p,
     bool whole = op->mask.memory == 0 && op->bias == NULL && op->key_len > 0 && op->key_spans == 1 &&
                  op->key_begin[0] == 0 && op->key_end[0] == op->key_len && op->query_spans == 1 &&
                  op->query_begin[0] == 0 && op->query_end[0] == op->query_len;
-    bool dense = whole && p->dense.function != NULL;
-    const fga_gpu_kernel *kernel = dense ? &p->dense : &p->gather;
+    bool dense = whole && p->dense.function != NULL, sums = op->group_shift >= 0 && p->sums.function != NULL;
+    const fga_gpu_kernel *kernel = dense ? &p->dense : sums ? &p->sums : &p->gather;
     char *memory = workspace;
     op->mean_rows = memory;
     op->mean_bias = (float *)(memory + p->mean_rows_bytes);

@@ -1,301 +1,53 @@
 /* attend_sm90.cu - attention over gathered keys for compute capability 9.0 (Hopper).
  *
- * One warpgroup brings rows of K and V, one per 64 queries computes. K and V travel through rings of STAGES tiles of
- * their own, each stage with a barrier for "full" and one for "empty". Gathered rows are copied 16 bytes at a time
- * straight to where the tensor cores' 128-byte swizzle wants them; dense tiles come through the copy engine, which
- * swizzles by itself. While the scores of a tile and the weighted values of the tile before it are in the tensor cores,
- * the other warpgroup has its turn at the exponentials.
+ * One warp cuts lists into tiles (cut.cuh), three copy the rows (copy.cuh), one warpgroup per 64 queries computes, and
+ * with remainder summaries one more sums what is kept (sums.cuh). K and V travel through rings of STAGES tiles of their
+ * own, each stage with a barrier for "full" and one for "empty"; lists through a ring of more tiles, with "cut" and
+ * "used". Gathered rows are copied 16 bytes at a time straight to where the tensor cores' 128-byte swizzle wants them;
+ * dense tiles come through the copy engine, which swizzles by itself. While the scores of a tile and the weighted values
+ * of the tile before it are in the tensor cores, the other warpgroup has its turn at the exponentials.
  *
  * An item ends with a tile that holds nothing (TILE_END), so that no one needs to know beforehand how many there are.
  */
-#include "cuda/barrier.cuh"
-#include "cuda/rest.cuh"
+#include "cuda/copy.cuh"
+#include "cuda/cut.cuh"
 #include "cuda/shapes.h"
+#include "cuda/sums.cuh"
 #include "cuda/wgmma.cuh"
 
 namespace fga
 {
 
-enum { TILE_BIASED = 1, TILE_END = 2 };
 /* Named barriers: 0 is __syncthreads. */
-enum { BARRIER_PRODUCERS = 1, BARRIER_TURN = 2, BARRIER_CONSUMER = 4 };
+enum { BARRIER_TURN = 2, BARRIER_CONSUMER = 4 };
 
-template <int D, int CONSUMERS, int BN, int STAGES, bool GATHERED> struct sm90_tile {
-    static constexpr bool gathered = GATHERED; /* else tiles come through the copy engine */
-    static constexpr int dim = D, consumers = CONSUMERS, keys = BN, stages = STAGES, slots = FGA_REST_SLOTS(BN);
-    /* Tables of a tile live until its scores are weights: one longer than its stage of K. */
-    static constexpr int tables = STAGES + 1;
-    static constexpr int threads = 128 * (CONSUMERS + 1);
+/* GATHERED: rows of lists, else whole tiles through the copy engine; SUMS: with remainder summaries. */
+template <int D, int CONSUMERS, int BN, int STAGES, int RING, bool GATHERED, bool SUMS> struct sm90_tile {
+    static constexpr bool gathered = GATHERED, sums = SUMS;
+    static constexpr int dim = D, consumers = CONSUMERS, keys = BN, stages = STAGES, ring = RING, tiles = RING / BN;
+    static constexpr int slots = SUMS ? FGA_SM90_REST_SLOTS : 1, records_kept = SUMS ? FGA_RECORDS : 1;
+    /* Warps that do not compute: one cuts, some copy, some sum K and as many V. With summaries M = 128 has a warpgroup
+     * more of them; beside one or three computing warpgroups its registers would be missed. */
+    static constexpr int others = SUMS && CONSUMERS == 2 ? 8 : 4, summers = !SUMS ? 0 : CONSUMERS == 2 ? 2 : 1,
+                         copiers = others - 1 - 2 * summers;
+    static_assert(RING % BN == 0 && (!GATHERED || RING >= FGA_SCAN_KEYS + 2 * BN),
+                  "a scan fits beside a tile in use and one that is not full");
+    static_assert(!SUMS || FGA_RECORDS >= FGA_SCAN_KEYS / 8 + 2 * BN - 1, "and so do its records");
 
     struct shared {
         unsigned char q[CONSUMERS][64 * D * 2];    /* columns of 64 channels, swizzled, as all tiles here */
         unsigned char rows[2][STAGES][BN * D * 2]; /* [K, V] */
-        uint32_t ring[FGA_RING_KEYS];
-        uint32_t entry[3][BN]; /* of the tile being copied, the one being summed, and the one being cut */
-        float bias[tables][BN];
-        float slot_bias[slots];
-        float carry[2][D];
-        tile_info cut[3];
-        /* Of the producer's item: here rather than in registers, of which it has few. */
-        item now;
-        item_tables head;
-        row_sources sources;
-        rest_tables rests;
-        scanner scan;
-        uint32_t ahead[32];
-        open_group open[4]; /* each warp's own, all equal */
-        rest_queue queue[4];
-        int flags[tables];
+        uint32_t ring[RING];                       /* [tiles][keys] entries, and their */
+        float bias[RING];                          /* times log2 e; of entries without a key -inf */
+        group_record records[records_kept];        /* of groups with kept keys */
+        float slot_bias[slots];                    /* of summaries */
+        int recorded[tiles];                       /* records when the tile was cut */
+        int flags[tiles];
         uint64_t full[2][STAGES], empty[2][STAGES];
+        uint64_t cut[tiles], used[tiles];
     };
-    static_assert(sizeof(shared) + 1024 <= FGA_SM90_SHARED(D, 64 * CONSUMERS, BN, STAGES), "the host's idea of it");
-};
-
-/* Where in the rings a tile is. Producer and consumers count the same tiles. */
-template <typename S> struct place {
-    int stage = 0, table = 0;
-    uint32_t parity = 0;
-
-    __device__ __forceinline__ place before() const
-    {
-        place n;
-        n.stage = stage == 0 ? S::stages - 1 : stage - 1;
-        n.parity = parity ^ (stage == 0);
-        n.table = table == 0 ? S::tables - 1 : table - 1;
-        return n;
-    }
-
-    __device__ __forceinline__ place next() const
-    {
-        place n;
-        n.stage = stage + 1 == S::stages ? 0 : stage + 1;
-        n.parity = parity ^ (n.stage == 0);
-        n.table = table + 1 == S::tables ? 0 : table + 1;
-        return n;
-    }
-};
-
-/* ---- producer: gathered rows ----------------------------------------------------------------------------------- */
-
-/* How 128 threads copy a tile's rows: `chunks` lanes a row, so that a warp has a quarter of the rows, `per_turn` at a
- * time. Its lane l knows where the warp's l-th row is; the others ask it. */
-template <typename S> struct copying {
-    static constexpr int chunks = S::dim / 8, rows_at_once = 128 / chunks, per_turn = rows_at_once / 4;
-    static constexpr int turns = S::keys / rows_at_once;
-    static constexpr int batch = turns % 4 == 0 ? 4 : 5; /* addresses asked for at a time */
-    static_assert(turns % batch == 0 && turns * per_turn <= 32, "whole batches, and a lane for each row");
-
-    static __device__ __forceinline__ int row_of_lane()
-    {
-        int lane = threadIdx.x & 31;
-        return threadIdx.x / 32 * per_turn + lane % per_turn + lane / per_turn * rows_at_once;
-    }
-};
-
-/* The entry's row; an odd number when it is not to be read. */
-__device__ __forceinline__ uint64_t address_of(const row_source &from, uint32_t e)
-{
-    return (uint64_t)row_of(from, e) | !is_read(e);
-}
-
-/* Starts copying the rows that the lanes of each warp know of. */
-template <typename S>
-__device__ __forceinline__ void copy_rows(const fga_gpu_attend &a, uint64_t known, unsigned char *rows)
-{
-    using c = copying<S>;
-    int thread = threadIdx.x, chunk = thread % c::chunks, row = thread / c::chunks;
-    int asked = (thread & 31) / c::chunks, channel = chunk * 16;
-    bool inside = chunk * 8 < a.head_dim;
-    uint32_t to = shared_address(rows) + fga_swizzled(S::keys, row, chunk);
-#pragma unroll
-    for (int i = 0; i < c::turns; i += c::batch) {
-        uint64_t from[c::batch];
-#pragma unroll
-        for (int j = 0; j < c::batch; j++) {
-            from[j] = __shfl_sync(0xFFFFFFFFu, known, asked + (i + j) * c::per_turn);
-        }
-#pragma unroll
-        for (int j = 0; j < c::batch; j++) { /* rows_at_once is a multiple of 8: the swizzle stays the same */
-            bool read = inside && (from[j] & 1) == 0;
-            copy_async_16(to + (i + j) * c::rows_at_once * 128, (const char *)(from[j] & ~1ull) + channel, read);
-        }
-    }
-}
-
-/* One item's tiles. `at` goes on to the next item. */
-template <typename T, typename S> struct producer {
-    const fga_gpu_attend &a;
-    typename S::shared &sh;
-    place<S> at;
-    int buffer; /* of the newest cut */
-
-    static __device__ __forceinline__ int warp()
-    {
-        return threadIdx.x / 32;
-    }
-
-    __device__ __forceinline__ void release(const place<S> &tile)
-    {
-        __syncwarp();
-        if ((threadIdx.x & 31) == 0) {
-            barrier_arrive(&sh.empty[0][tile.stage]);
-            barrier_arrive(&sh.empty[1][tile.stage]);
-        }
-    }
-
-    /* Sums the keys of the tile before `at`, which was cut into `buffer`. */
-    __device__ __forceinline__ void sum_last(int buffer)
-    {
-        place<S> tile = at.before();
-        open_group open = sh.open[warp()];
-        rest_queue queue = sh.queue[warp()];
-        barrier_wait(&sh.full[0][tile.stage], tile.parity);
-        barrier_wait(&sh.full[1][tile.stage], tile.parity);
-        auto chunk_at = [&](int tensor, int row, int chunk) {
-            return *reinterpret_cast<const uint4 *>(sh.rows[tensor][tile.stage] + fga_swizzled(S::keys, row, chunk));
-        };
-        sum_tile<T, S::dim, S::keys, S::slots>(sh.rests, rest_task_of(warp(), S::dim), sh.entry[buffer],
-                                               sh.bias[tile.table], chunk_at, open, queue);
-        keep(open, queue);
-        release(tile);
-    }
-
-    /* Closes the last group; false when there is none. */
-    __device__ __forceinline__ bool close()
-    {
-        open_group open = sh.open[warp()];
-        rest_queue queue = sh.queue[warp()];
-        if (open.group < 0) {
-            return false;
-        }
-        close_last<T, S::dim, S::slots>(sh.rests, rest_task_of(warp(), S::dim), open, queue);
-        keep(open, queue);
-        return true;
-    }
-
-    __device__ __forceinline__ void keep(const open_group &open, const rest_queue &queue)
-    {
-        __syncwarp();
-        if ((threadIdx.x & 31) == 0) {
-            sh.open[warp()] = open;
-            sh.queue[warp()] = queue;
-        }
-        __syncwarp();
-    }
-
-    __device__ __forceinline__ void end()
-    {
-        barrier_wait(&sh.empty[0][at.stage], at.parity ^ 1);
-        if (threadIdx.x == 0) {
-            sh.flags[at.table] = TILE_END;
-            barrier_arrive(&sh.full[0][at.stage]);
-        }
-        barrier_arrive_after_copies(&sh.full[0][at.stage]);
-        barrier_wait(&sh.empty[1][at.stage], at.parity ^ 1);
-        barrier_arrive_after_copies(&sh.full[1][at.stage]);
-        if (a.group_shift >= 0) {
-            release(at);
-        }
-        at = at.next();
-    }
-
-    __device__ __forceinline__ void start_item(int n)
-    {
-        named_sync(BARRIER_PRODUCERS, 128); /* no one is at the last item any more */
-        if (threadIdx.x == 0) {
-            sh.now = item_at(a, n);
-            sh.head = tables_of(a, sh.now);
-            sh.sources = sources_of(a, sh.now, S::slots);
-            sh.rests = rest_tables_of(a, sh.now, S::slots);
-            sh.rests.carry = &sh.carry[0][0];
-            sh.rests.slot_bias = sh.slot_bias;
-        }
-        for (int i = threadIdx.x; i < 2 * S::dim; i += 128) {
-            (&sh.carry[0][0])[i] = 0;
-        }
-        named_sync(BARRIER_PRODUCERS, 128);
-        keep({-1, 0, 0.0f}, {0, 0});
-        if (warp() == 0) {
-            keep_scanner(scan_start(a, sh.now));
-        }
-    }
-
-    __device__ __forceinline__ void keep_scanner(const scanner &s)
-    {
-        int lane = threadIdx.x & 31;
-        sh.ahead[lane] = s.ahead;
-        __syncwarp();
-        if (lane == 0) {
-            sh.scan = s;
-        }
-        __syncwarp();
-    }
-
-    /* One warp. */
-    __device__ __forceinline__ void cut(int buffer)
-    {
-        scanner s = sh.scan;
-        s.ahead = sh.ahead[threadIdx.x & 31];
-        tile_info info = cut_tile<S::keys, S::slots>(a, sh.now, sh.head, s, sh.queue[0], sh.ring, sh.entry[buffer],
-                                                     sh.bias[at.table], sh.slot_bias);
-        keep_scanner(s);
-        if (threadIdx.x == 0) {
-            sh.cut[buffer] = info;
-            sh.flags[at.table] = info.biased ? TILE_BIASED : 0;
-        }
-    }
-
-    __device__ __forceinline__ void copy_tile(int buffer)
-    {
-        int row = copying<S>::row_of_lane();
-        uint32_t e = row < S::keys ? sh.entry[buffer][row] : FGA_ENTRY_NONE;
-        uint64_t k = address_of(sh.sources.k, e), v = address_of(sh.sources.v, e);
-        barrier_wait(&sh.empty[0][at.stage], at.parity ^ 1);
-        copy_rows<S>(a, k, sh.rows[0][at.stage]);
-        barrier_arrive_after_copies(&sh.full[0][at.stage]);
-        if (threadIdx.x == 0) {
-            barrier_arrive(&sh.full[0][at.stage]); /* hands over flags and bias */
-        }
-        barrier_wait(&sh.empty[1][at.stage], at.parity ^ 1);
-        copy_rows<S>(a, v, sh.rows[1][at.stage]);
-        barrier_arrive_after_copies(&sh.full[1][at.stage]);
-    }
-
-    __device__ __forceinline__ void item_tiles(int n)
-    {
-        start_item(n);
-        bool summaries = sh.head.count != nullptr, any = false, unsummed = false;
-        for (;;) {
-            int last_buffer = buffer;
-            buffer = buffer == 2 ? 0 : buffer + 1;
-            if (warp() == 0) { /* ahead of room for its rows: V of the tile before had it, which frees at.table */
-                cut(buffer);
-            }
-            named_sync(BARRIER_PRODUCERS, 128);
-            bool copies = sh.cut[buffer].entries > 0 || !any; /* an empty row has one tile, of nothing */
-            any = true;
-            if (copies) {
-                if ((threadIdx.x & 31) == 0) {
-                    sh.queue[warp()].queued += sh.cut[buffer].rests;
-                }
-                __syncwarp();
-                copy_tile(buffer);
-            }
-            if (unsummed) {
-                sum_last(last_buffer);
-            } else if (!copies && !close()) {
-                break; /* no key is left, nor a group's rest */
-            }
-            unsummed = copies && summaries;
-            if (copies) {
-                if (a.group_shift >= 0 && !summaries) {
-                    release(at);
-                }
-                at = at.next();
-            }
-        }
-        end();
-    }
+    static_assert(sizeof(shared) + 1024 <= FGA_SM90_SHARED(D, 64 * CONSUMERS, BN, STAGES, RING, SUMS),
+                  "the host's idea of it");
 };
 
 /* ---- producer: whole tiles -------------------------------------------------------------------------------------- */
@@ -312,7 +64,7 @@ __device__ __forceinline__ void copy_tiles(const fga_gpu_attend &a, const item &
             barrier_wait(&sh.empty[tensor][at.stage], at.parity ^ 1);
             if (tensor == 0 && biased) {
                 for (int i = lane; i < S::keys; i += 32) {
-                    sh.bias[at.table][i] = first + i < a.key_len ? 0.0f : minus_infinity();
+                    sh.bias[at.table * S::keys + i] = first + i < a.key_len ? 0.0f : minus_infinity();
                 }
             }
             __syncwarp();
@@ -356,10 +108,21 @@ template <typename T, typename S> struct consumer {
     uint32_t p[S::keys / 4];
     float most[2], sum[2];
 
-    __device__ __forceinline__ void release(int tensor, const place<S> &tile)
+    __device__ __forceinline__ void release_keys(const place<S> &tile)
     {
         if ((threadIdx.x & 31) == 0) {
-            barrier_arrive(&sh.empty[tensor][tile.stage]);
+            barrier_arrive(&sh.empty[0][tile.stage]);
+        }
+    }
+
+    /* Its biases are weights by then. */
+    __device__ __forceinline__ void release_values(const place<S> &tile)
+    {
+        if ((threadIdx.x & 31) == 0) {
+            barrier_arrive(&sh.empty[1][tile.stage]);
+            if (S::gathered) {
+                barrier_arrive(&sh.used[tile.table]);
+            }
         }
     }
 
@@ -414,7 +177,7 @@ template <typename T, typename S> struct consumer {
     {
         float factor = a.scale_log2, largest[2] = {minus_infinity(), minus_infinity()};
         if (flags & TILE_BIASED) {
-            const float *bias = sh.bias[table] + (threadIdx.x & 3) * 2;
+            const float *bias = sh.bias + table * S::keys + (threadIdx.x & 3) * 2;
 #pragma unroll
             for (int i = 0; i < S::keys / 8; i++) {
                 float2 b = *reinterpret_cast<const float2 *>(bias + i * 8);
@@ -504,17 +267,6 @@ template <typename T, typename S> struct consumer {
         }
     }
 
-    /* Until the values of the tile before are in. The wait has to stay behind the exponentials, which the compiler does
-     * not know to be worth it: it moves arithmetic across a wait, but not across a branch that depends on it. */
-    __device__ __forceinline__ void finish_values()
-    {
-        if (sum[0] < 0 || sum[1] < 0) { /* never */
-            never_reached();
-        }
-        wgmma_wait<0>();
-        wgmma_registers(o);
-    }
-
     __device__ __forceinline__ void attend(const item &t)
     {
         load_queries(t);
@@ -530,7 +282,7 @@ template <typename T, typename S> struct consumer {
         start_scores(at);
         wgmma_wait<0>();
         wgmma_registers(s);
-        release(0, at);
+        release_keys(at);
         weigh(sh.flags[at.table], at.table, shrink);
         pack_weights();
         place<S> next = at.next();
@@ -548,10 +300,11 @@ template <typename T, typename S> struct consumer {
             pass_turn();
             wgmma_wait<1>();
             wgmma_registers(s);
-            release(0, next);
+            release_keys(next);
             weigh(flags, next.table, shrink);
-            finish_values();
-            release(1, at);
+            wgmma_wait<0>();
+            wgmma_registers(o);
+            release_values(at);
 #pragma unroll
             for (int i = 0; i < S::dim / 2; i++) {
                 o[i] *= shrink[i >> 1 & 1];
@@ -565,10 +318,10 @@ template <typename T, typename S> struct consumer {
         start_values(at);
         wgmma_wait<0>();
         wgmma_registers(o);
-        release(1, at);
-        release(0, next);
+        release_values(at);
+        release_keys(next);
         barrier_wait(&sh.full[1][next.stage], next.parity);
-        release(1, next);
+        release_values(next);
         at = next.next();
         store(t);
     }
@@ -579,14 +332,18 @@ template <typename T, typename S> struct consumer {
 
 /* Registers per thread that each role may use. A thread block has what its threads start with and no more: the kernel's
  * count, the largest multiple of 8 that fits, is what the roles share out. */
-template <int CONSUMERS> struct registers {
-    static constexpr int blocks = CONSUMERS == 1 ? 2 : 1;
-    static constexpr int start = 65536 / (128 * (CONSUMERS + 1) * blocks) / 8 * 8;
-    static constexpr int producer = CONSUMERS == 1 ? 96 : CONSUMERS == 2 ? 104 : 80;
-    static constexpr int consumer = CONSUMERS == 1 ? 160 : CONSUMERS == 2 ? 200 : 144;
-    static constexpr int copier = 24, dense_consumer = 240; /* two consumers fed by the copy engine */
-    static_assert(producer + CONSUMERS * consumer <= (CONSUMERS + 1) * start, "else taking registers waits for ever");
-    static_assert(CONSUMERS != 2 || copier + 2 * dense_consumer <= 3 * start, "else taking registers waits for ever");
+template <typename S> struct registers {
+    static constexpr int blocks = S::consumers == 1 ? 2 : 1, warpgroups = S::consumers + S::others / 4;
+    static constexpr int start = 65536 / (128 * warpgroups * blocks) / 8 * 8;
+    static constexpr int producer = !S::gathered ? 24 : S::others == 8 ? 72 : S::consumers == 1 ? 96 : 80;
+    static constexpr int summer = S::others == 8 ? 56 : 0;
+    static constexpr int consumer = !S::gathered        ? 240
+                                    : S::consumers == 1 ? 160
+                                    : S::consumers == 3 ? 144
+                                    : S::sums           ? 192
+                                                        : 208;
+    static_assert(producer + summer + S::consumers * consumer <= warpgroups * start,
+                  "else taking registers waits for ever");
 };
 
 template <typename S> __device__ __forceinline__ typename S::shared &shared_tiles(unsigned char *memory)
@@ -613,15 +370,36 @@ __device__ __forceinline__ void prepare_barriers(typename S::shared &sh, int ful
 template <typename T, typename S>
 __device__ __forceinline__ void consume(const fga_gpu_attend &a, typename S::shared &sh)
 {
-    consumer<T, S> c = {a, sh, (int)threadIdx.x / 128 - 1};
+    consumer<T, S> c = {a, sh, ((int)threadIdx.x / 32 - S::others) / 4};
     if (S::consumers == 2 && c.index == 1) {
         named_arrive(BARRIER_TURN, 256); /* the first turn is the first warpgroup's */
     }
-    int items = a.batch * a.query_heads * a.blocks;
-    for (int round = 0; round * (int)gridDim.x < items; round++) {
-        int n = fga_turn(round, blockIdx.x, gridDim.x);
-        if (n < items) {
-            c.attend(item_at(a, n));
+    for_items(a, [&](int n) { c.attend(item_at(a, n)); });
+}
+
+template <typename S> __device__ __forceinline__ void produce(const fga_gpu_attend &a, typename S::shared &sh)
+{
+    int warp = threadIdx.x / 32;
+    if (warp == 0) {
+        cutter<S> c = {a, sh};
+        for_items(a, [&](int n) { c.cut_item(n); });
+    } else if (warp <= S::copiers) {
+        copier<S> c = {a, sh, warp - 1};
+        c.prepare();
+        for_items(a, [&](int n) { c.copy_item(n); });
+        copy_async_commit();
+        copy_async_wait<0>();
+    }
+}
+
+template <typename T, typename S>
+__device__ __forceinline__ void sum_up(const fga_gpu_attend &a, typename S::shared &sh)
+{
+    if constexpr (S::sums) {
+        int warp = (int)threadIdx.x / 32 - 1 - S::copiers;
+        if (warp >= 0) {
+            summer<T, S> s = {a, sh, warp / S::summers, warp % S::summers};
+            for_items(a, [&](int n) { s.sum_item(n); });
         }
     }
 }
@@ -630,23 +408,26 @@ template <typename T, typename S> __device__ __forceinline__ void attend_gathere
 {
     extern __shared__ unsigned char memory[];
     auto &sh = shared_tiles<S>(memory);
-    /* Every producing thread arrives when its copies have landed, the first once more with the tile's tables. Stages
-     * are emptied by the warps that compute, and by those that sum. */
-    prepare_barriers<S>(sh, 129, 128, 4 * S::consumers + (a.group_shift >= 0 ? 4 : 0));
-    if (threadIdx.x < 128) {
-        give_registers<registers<S::consumers>::producer>();
-        producer<T, S> p = {a, sh, {}, 0};
-        int items = a.batch * a.query_heads * a.blocks;
-        for (int round = 0; round * (int)gridDim.x < items; round++) {
-            int n = fga_turn(round, blockIdx.x, gridDim.x);
-            if (n < items) {
-                p.item_tiles(n);
-            }
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < S::tiles; i++) {
+            barrier_init(&sh.cut[i], 1);
+            barrier_init(&sh.used[i], 4 * S::consumers + 2 * S::summers);
         }
-        copy_async_commit();
-        copy_async_wait<0>();
+    }
+    /* Every copying thread arrives when its copies have landed, the first once more for what the cutting warp wrote.
+     * Stages are emptied by the warps that compute, and by those that sum K or V. */
+    prepare_barriers<S>(sh, 32 * S::copiers + 1, 32 * S::copiers, 4 * S::consumers + S::summers);
+    if (threadIdx.x < 128) {
+        give_registers<registers<S>::producer>();
+        produce<S>(a, sh);
+        if (S::others == 4) {
+            sum_up<T, S>(a, sh);
+        }
+    } else if (S::others == 8 && threadIdx.x < 256) {
+        give_registers<registers<S>::summer == 0 ? 24 : registers<S>::summer>();
+        sum_up<T, S>(a, sh);
     } else {
-        take_registers<registers<S::consumers>::consumer>();
+        take_registers<registers<S>::consumer>();
         consume<T, S>(a, sh);
     }
 }
@@ -658,39 +439,40 @@ __device__ __forceinline__ void attend_dense(const fga_gpu_attend &a, const CUte
     auto &sh = shared_tiles<S>(memory);
     prepare_barriers<S>(sh, 1, 1, 4 * S::consumers);
     if (threadIdx.x < 128) {
-        give_registers<registers<S::consumers>::copier>();
+        give_registers<registers<S>::producer>();
         if (threadIdx.x < 32) {
             const CUtensorMap *const maps[2] = {k, v};
             place<S> at;
-            int items = a.batch * a.query_heads * a.blocks;
-            for (int round = 0; round * (int)gridDim.x < items; round++) {
-                int n = fga_turn(round, blockIdx.x, gridDim.x);
-                if (n < items) {
-                    copy_tiles<S>(a, item_at(a, n), sh, maps, at);
-                }
-            }
+            for_items(a, [&](int n) { copy_tiles<S>(a, item_at(a, n), sh, maps, at); });
         }
     } else {
-        take_registers<registers<S::consumers>::dense_consumer>();
+        take_registers<registers<S>::consumer>();
         consume<T, S>(a, sh);
     }
 }
 
-template <int D, int ROWS> using gathered = sm90_tile<D, ROWS / 64, FGA_SM90_KEYS(ROWS), FGA_SM90_STAGES(ROWS), true>;
+template <int D, int ROWS, bool SUMS>
+using gathered = sm90_tile<D, ROWS / 64, FGA_SM90_KEYS(ROWS, SUMS), FGA_SM90_STAGES(ROWS), FGA_SM90_RING(ROWS), true, SUMS>;
 template <int D>
-using dense = sm90_tile<D, FGA_SM90_DENSE_ROWS / 64, FGA_SM90_DENSE_KEYS, FGA_SM90_DENSE_STAGES, false>;
+using dense = sm90_tile<D, FGA_SM90_DENSE_ROWS / 64, FGA_SM90_DENSE_KEYS, FGA_SM90_DENSE_STAGES, FGA_SM90_DENSE_RING,
+                        false, false>;
 
 } // namespace fga
 
 #define FGA_SM90_GATHERED(name, type, dim, rows) \
-    extern "C" __global__ void __launch_bounds__(FGA_SM90_THREADS(rows), (rows) == 64 ? 2 : 1) \
+    extern "C" __global__ void __launch_bounds__(FGA_SM90_THREADS(rows, false), (rows) == 64 ? 2 : 1) \
         fga_sm90_##name##_d##dim##_m##rows(const __grid_constant__ fga_gpu_attend a) \
     { \
-        fga::attend_gathered<type, fga::gathered<dim, rows>>(a); \
+        fga::attend_gathered<type, fga::gathered<dim, rows, false>>(a); \
+    } \
+    extern "C" __global__ void __launch_bounds__(FGA_SM90_THREADS(rows, true), (rows) == 64 ? 2 : 1) \
+        fga_sm90_##name##_d##dim##_m##rows##_sums(const __grid_constant__ fga_gpu_attend a) \
+    { \
+        fga::attend_gathered<type, fga::gathered<dim, rows, true>>(a); \
     }
 
 #define FGA_SM90_DENSE(name, type, dim) \
-    extern "C" __global__ void __launch_bounds__(FGA_SM90_THREADS(FGA_SM90_DENSE_ROWS), 1) \
+    extern "C" __global__ void __launch_bounds__(FGA_SM90_THREADS(FGA_SM90_DENSE_ROWS, false), 1) \
         fga_sm90_##name##_d##dim##_dense(const __grid_constant__ fga_gpu_attend a, \
                                          const __grid_constant__ CUtensorMap k, const __grid_constant__ CUtensorMap v) \
     { \

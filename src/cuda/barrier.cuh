@@ -79,12 +79,6 @@ template <int REGISTERS> __device__ __forceinline__ void take_registers()
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
 
-/* Something with an effect, for a branch that must stay one. */
-__device__ __forceinline__ void never_reached()
-{
-    asm volatile("nanosleep.u32 0;" ::: "memory");
-}
-
 /* One box of [64 channels][tokens] from (channel, token, head, batch). */
 __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap *map, uint64_t *barrier, int channel, int token,
                                          int head, int batch)

@@ -30,6 +30,22 @@ __device__ __forceinline__ uint32_t shared_address(const void *pointer)
     return (uint32_t)__cvta_generic_to_shared(pointer);
 }
 
+/* A word to shared memory, if so. As an instruction with a predicate: the compiler would make it a branch. */
+__device__ __forceinline__ void store_shared_if(bool stores, uint32_t to, uint32_t word)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p st.shared.u32 [%0], %1;\n}\n" ::"r"(to), "r"(word),
+                 "r"((int)stores)
+                 : "memory");
+}
+
+/* base + row * bytes in one instruction: left alone, the compiler adds up the base's parts anew for each row. */
+__device__ __forceinline__ const char *row_address(const char *base, uint32_t row, uint32_t bytes)
+{
+    const char *address;
+    asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(address) : "r"(row), "r"(bytes), "l"(base));
+    return address;
+}
+
 /* 16 bytes of global memory to shared memory; zeros when !read, and then the source is not touched. */
 __device__ __forceinline__ void copy_async_16(uint32_t to, const void *from, bool read)
 {

@@ -1,7 +1,7 @@
 /* keys.cuh - from a mask row to packed tiles: which rows of K and V each slot of a tile is.
  *
- * One warp scans the row's bits or runs 1,024 keys at a time into a ring in shared memory, just ahead of need, and cuts
- * tiles off it. With remainder summaries the ring also names the groups of which nothing is kept, and tiles start with
+ * On sm_80 one warp scans the row's bits or runs 1,024 keys at a time into a ring in shared memory, just ahead of need,
+ * and cuts tiles off it (on sm_90: cut.cuh). With remainder summaries the ring also names the groups of which nothing is kept, and tiles start with
  * what earlier tiles' groups left (rest.cuh).
  */
 #ifndef FGA_CUDA_KEYS_CUH
@@ -52,24 +52,65 @@ __device__ __forceinline__ item item_at(const fga_gpu_attend &a, int n)
     return t;
 }
 
+/* The lane's 32 keys from start + 32 * lane on: which are valid. */
+__device__ __forceinline__ uint32_t valid_keys(const fga_gpu_attend &a, int start)
+{
+    int64_t first = (int64_t)start + 32 * (threadIdx.x & 31);
+    uint32_t valid = 0;
+    for (int i = 0; i < a.key_spans; i++) {
+        if (a.key_begin[i] <= start && start + FGA_SCAN_KEYS <= a.key_end[i]) {
+            return 0xFFFFFFFFu; /* as nearly always */
+        }
+        valid |= fga_interval_bits(a.key_begin[i], a.key_end[i], first);
+    }
+    return valid;
+}
+
+/* A row that is stored as runs: those that end after what has been scanned. */
+struct row_runs {
+    int64_t next, end;
+};
+
+__device__ __forceinline__ row_runs runs_of(const fga_gpu_attend &a, int64_t row)
+{
+    return {a.mask.run_offsets[row], a.mask.run_offsets[row + 1]};
+}
+
+/* The lane's 32 keys that lie in runs; a lane loads a run, all look at all of them. start grows from call to call. */
+__device__ __forceinline__ uint32_t keys_of_runs(const fga_gpu_attend &a, row_runs &r, int start)
+{
+    int lane = threadIdx.x & 31;
+    int64_t first = (int64_t)start + 32 * lane, last = (int64_t)start + FGA_SCAN_KEYS;
+    uint32_t kept = 0;
+    for (int done = 32; done == 32;) {
+        int64_t begin = INT64_MAX, end = INT64_MAX;
+        if (r.next + lane < r.end) {
+            begin = (int64_t)a.mask.runs[2 * (r.next + lane)] << a.tile_shift;
+            end = (int64_t)a.mask.runs[2 * (r.next + lane) + 1] << a.tile_shift;
+        }
+        int meet = __popc(__ballot_sync(0xFFFFFFFFu, begin < last));
+        for (int i = 0; i < meet; i++) {
+            kept |= fga_interval_bits(__shfl_sync(0xFFFFFFFFu, begin, i), __shfl_sync(0xFFFFFFFFu, end, i), first);
+        }
+        done = __popc(__ballot_sync(0xFFFFFFFFu, end <= last));
+        r.next += done;
+    }
+    return kept;
+}
+
 /* Scans one mask row; every lane of one warp holds it, with values of its own where said. */
 struct scanner {
     int next;    /* first key not yet scanned: a multiple of 1,024, or key_len when there are none left */
     int written; /* entries put into the ring since the item began */
     int taken;   /* entries cut off it */
-    int64_t run; /* first run that ends after `next` */
-    int64_t run_end;
+    row_runs runs;
     uint32_t ahead; /* of the lane: which of its 32 keys from `next` on are listed, loaded early */
 };
 
 __device__ __forceinline__ uint32_t listed_keys(const fga_gpu_attend &a, const item &t, scanner &s)
 {
-    int lane = threadIdx.x & 31;
-    int64_t first = (int64_t)s.next + 32 * lane;
-    uint32_t valid = 0;
-    for (int i = 0; i < 3; i++) {
-        valid |= i < a.key_spans ? fga_interval_bits(a.key_begin[i], a.key_end[i], first) : 0;
-    }
+    int64_t first = (int64_t)s.next + 32 * (threadIdx.x & 31);
+    uint32_t valid = valid_keys(a, s.next);
     if (t.mask_row < 0) {
         return valid;
     }
@@ -77,19 +118,7 @@ __device__ __forceinline__ uint32_t listed_keys(const fga_gpu_attend &a, const i
         const uint32_t *words = reinterpret_cast<const uint32_t *>(a.mask.bits + t.mask_row * a.mask_words);
         return valid != 0 ? valid & fga_key_bits(words, first, a.tile_shift) : 0;
     }
-    uint32_t kept = 0;
-    for (; s.run < s.run_end; s.run++) {
-        int64_t begin = (int64_t)a.mask.runs[2 * s.run] << a.tile_shift;
-        int64_t end = (int64_t)a.mask.runs[2 * s.run + 1] << a.tile_shift;
-        if (begin >= (int64_t)s.next + FGA_SCAN_KEYS) {
-            break;
-        }
-        kept |= fga_interval_bits(begin, end, first);
-        if (end > (int64_t)s.next + FGA_SCAN_KEYS) {
-            break;
-        }
-    }
-    return valid & kept;
+    return valid & keys_of_runs(a, s.runs, s.next);
 }
 
 __device__ __forceinline__ scanner scan_start(const fga_gpu_attend &a, const item &t)
@@ -97,8 +126,7 @@ __device__ __forceinline__ scanner scan_start(const fga_gpu_attend &a, const ite
     scanner s = {};
     s.next = t.mask_row < 0 && !t.live ? a.key_len : 0;
     if (t.mask_row >= 0 && a.mask.bits == nullptr) {
-        s.run = a.mask.run_offsets[t.mask_row];
-        s.run_end = a.mask.run_offsets[t.mask_row + 1];
+        s.runs = runs_of(a, t.mask_row);
     }
     s.ahead = s.next < a.key_len ? listed_keys(a, t, s) : 0;
     return s;

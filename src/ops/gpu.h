@@ -86,6 +86,7 @@ typedef struct fga_gpu_attend_plan {
     int32_t rows;           /* of a block, when the caller has no mask */
     int32_t part_rows, dim; /* as in fga_gpu_attend */
     fga_gpu_kernel gather;  /* takes any list of keys */
+    fga_gpu_kernel sums;    /* the same with remainder summaries; missing when gather does that */
     fga_gpu_kernel dense;   /* takes whole tiles, when there is neither mask nor padding nor bias; may be missing */
     int32_t dense_keys;     /* of such a tile */
     int32_t rest_slots;

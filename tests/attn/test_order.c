@@ -226,6 +226,43 @@ static void refuses(void **state)
     fga_context_destroy(&ctx);
 }
 
+/* There and back, and nothing between the rows is touched. */
+static void permutes_rows(void **state)
+{
+    (void)state;
+    enum { COUNT = 1000, BYTES = 24, STRIDE = 40 };
+    fga_context *ctx;
+    assert_int_equal(fga_context_create(NULL, &ctx), FGA_OK);
+    int32_t *order = build(FGA_ORDER_HILBERT, (grid){10, 10, 10});
+    unsigned char *from = calloc(COUNT, STRIDE), *to = calloc(COUNT, STRIDE), *back = calloc(COUNT, BYTES);
+    for (int i = 0; i < COUNT * STRIDE; i++) {
+        from[i] = (unsigned char)(i * 31 + i / 251);
+    }
+    fga_permute_args a = fga_permute_args_default();
+    a.from = from, a.to = to, a.order = order, a.rows = COUNT, a.row_bytes = BYTES,
+    a.from_stride = a.to_stride = STRIDE;
+    assert_int_equal(fga_permute(ctx, &a, NULL), FGA_OK);
+    a.from = to, a.to = back, a.to_stride = 0, a.inverse = true;
+    assert_int_equal(fga_permute(ctx, &a, NULL), FGA_OK);
+    for (int i = 0; i < COUNT; i++) {
+        assert_memory_equal(to + i * STRIDE, from + order[i] * STRIDE, BYTES);
+        assert_memory_equal(back + i * BYTES, from + i * STRIDE, BYTES);
+        for (int gap = BYTES; gap < STRIDE; gap++) {
+            assert_int_equal(to[i * STRIDE + gap], 0);
+        }
+    }
+    a.order = NULL;
+    assert_int_equal(fga_permute(ctx, &a, NULL), FGA_ERR_ARGUMENT);
+    assert_non_null(strstr(fga_last_error(ctx), "order is NULL"));
+    a.size = 1;
+    assert_int_equal(fga_permute(ctx, &a, NULL), FGA_ERR_ARGUMENT);
+    free(order);
+    free(from);
+    free(to);
+    free(back);
+    fga_context_destroy(&ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -235,6 +272,7 @@ int main(void)
         cmocka_unit_test(other_orders_are_permutations),
         cmocka_unit_test(boxes_are_cut_at_the_border),
         cmocka_unit_test(refuses),
+        cmocka_unit_test(permutes_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

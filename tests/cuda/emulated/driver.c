@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const unsigned char fga_cuda_image_sm80[1], fga_cuda_image_sm90[1];
+const unsigned char fga_cuda_image_sm80[1], fga_cuda_image_sm90[1], fga_cuda_image_ops[1], fga_cuda_image_ops_sm90[1];
 
 static CUresult device_name(char *name, int bytes, CUdevice device)
 {
@@ -61,9 +61,9 @@ static CUresult unload_module(CUmodule module)
 /* A kernel is its name. */
 static CUresult get_function(CUfunction *function, CUmodule module, const char *name)
 {
-    static char names[32][48];
+    static char names[128][48];
     (void)module;
-    for (int i = 0; i < 32; i++) {
+    for (int i = 0; i < 128; i++) {
         if (names[i][0] == '\0') {
             snprintf(names[i], sizeof names[i], "%s", name);
         }
@@ -119,6 +119,19 @@ static CUresult release(CUdeviceptr memory)
 static CUresult put(CUdeviceptr to, const void *from, size_t bytes)
 {
     memcpy((void *)(uintptr_t)to, from, bytes);
+    return CUDA_SUCCESS;
+}
+
+static CUresult take(void *to, CUdeviceptr from, size_t bytes)
+{
+    memcpy(to, (const void *)(uintptr_t)from, bytes);
+    return CUDA_SUCCESS;
+}
+
+static CUresult set(CUdeviceptr to, unsigned char byte, size_t bytes, CUstream stream)
+{
+    (void)stream;
+    memset((void *)(uintptr_t)to, byte, bytes);
     return CUDA_SUCCESS;
 }
 
@@ -186,6 +199,8 @@ const fga_driver *fga_driver_load(void)
         .cuMemAlloc = allocate,
         .cuMemFree = release,
         .cuMemcpyHtoD = put,
+        .cuMemcpyDtoH = take,
+        .cuMemsetD8Async = set,
         .cuStreamSynchronize = synchronize,
         .cuTensorMapEncodeTiled = encode,
     };

@@ -59,11 +59,6 @@ inline void named_arrive(int id, int threads)
     emulated::arrive(id, threads);
 }
 
-inline void never_reached()
-{
-    std::abort();
-}
-
 template <int REGISTERS> inline void give_registers()
 {
 }

@@ -30,6 +30,18 @@ inline uint32_t shared_address(const void *pointer)
     return emulated::shared_offset(pointer);
 }
 
+inline void store_shared_if(bool stores, uint32_t to, uint32_t word)
+{
+    if (stores) {
+        std::memcpy(emulated::shared_at(to), &word, sizeof word);
+    }
+}
+
+inline const char *row_address(const char *base, uint32_t row, uint32_t bytes)
+{
+    return base + (uint64_t)row * bytes;
+}
+
 inline void copy_async_16(uint32_t to, const void *from, bool read)
 {
     emulated::copy_later(emulated::shared_at(to), from, read);

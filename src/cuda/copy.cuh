@@ -1,0 +1,139 @@
+/* copy.cuh - rows of K and V into shared memory on sm_90, by the warps beside the one that cuts.
+ *
+ * A tile's rows, first of K and then of V, are dealt out eight at a time, as many as a swizzle repeats after: so places
+ * differ from eight to eight by a constant, and a row costs one multiplication for its address, one comparison, one copy.
+ */
+#ifndef FGA_CUDA_COPY_CUH
+#define FGA_CUDA_COPY_CUH
+
+#include "cuda/place.cuh"
+
+namespace fga
+{
+
+template <int COUNT> struct alignas(4 * COUNT) entries {
+    uint32_t e[COUNT];
+};
+
+template <typename S> struct copier {
+    static constexpr int warps = S::copiers;
+    static constexpr int chunks = S::dim / 8, at_once = 32 / chunks; /* lanes a row, rows a warp copies at once */
+    static constexpr int turns = 8 / at_once, eights = S::keys / 8;  /* times for eight rows; eights in a tile */
+    static constexpr int rounds = (eights + warps - 1) / warps;
+
+    const fga_gpu_attend &a;
+    typename S::shared &sh;
+    int warp; /* 0 ... warps - 1 */
+    place<S> at = {};
+    row_sources sources = {};
+    uint32_t to[turns] = {}; /* bytes from a tile's beginning to the lane's places in its first eight rows */
+    uint32_t limit = 0;      /* entries from here on are not read */
+
+    __device__ __forceinline__ void prepare()
+    {
+        int lane = threadIdx.x & 31, chunk = lane % chunks;
+#pragma unroll
+        for (int i = 0; i < turns; i++) {
+            to[i] = fga_swizzled(S::keys, (uint32_t)(lane / chunks * turns + i), (uint32_t)chunk);
+        }
+        limit = chunk * 8 < a.head_dim ? FGA_ENTRY_DEAD : 0;
+    }
+
+    /* One warp's share of a tile's rows of K (0) or V (1). Where K's share ended, that of V goes on. */
+    __device__ __forceinline__ void copy_rows(int tensor, const row_source &from)
+    {
+        int lane = threadIdx.x & 31, first = tensor == 0 ? warp : (warp + warps - eights % warps) % warps;
+        const uint32_t *list = sh.ring + at.table * S::keys + first * 8 + lane / chunks * turns;
+        uint32_t rows = shared_address(sh.rows[tensor][at.stage]) + first * 1024;
+        const char *keys = from.keys + lane % chunks * 16;
+#pragma unroll
+        for (int i = 0; i < rounds; i++) {
+            if (first + i * warps >= eights) {
+                break;
+            }
+            auto e = *reinterpret_cast<const entries<turns> *>(list + i * warps * 8);
+            bool summaries = false;
+            if constexpr (S::sums) {
+                uint32_t any = 0;
+#pragma unroll
+                for (int j = 0; j < turns; j++) {
+                    any |= e.e[j];
+                }
+                summaries = __ballot_sync(0xFFFFFFFFu, any >= FGA_ENTRY_MEAN) != 0;
+            }
+            if (S::sums && summaries) {
+#pragma unroll
+                for (int j = 0; j < turns; j++) {
+                    copy_async_16(rows + to[j] + i * warps * 1024, row_of(from, e.e[j]) + lane % chunks * 16,
+                                  limit != 0 && is_read(e.e[j]));
+                }
+            } else {
+#pragma unroll
+                for (int j = 0; j < turns; j++) {
+                    copy_async_16(rows + to[j] + i * warps * 1024, row_address(keys, e.e[j], from.key_bytes),
+                                  e.e[j] < limit);
+                }
+            }
+        }
+    }
+
+    /* Biases of the summaries in this tile: theirs are known only now. */
+    __device__ __forceinline__ void take_biases()
+    {
+        for (int i = threadIdx.x & 31; i < S::keys; i += 32) {
+            uint32_t e = sh.ring[at.table * S::keys + i];
+            if (e != FGA_ENTRY_NONE && (e & FGA_ENTRY_KIND) == FGA_ENTRY_REST) {
+                sh.bias[at.table * S::keys + i] = sh.slot_bias[e & ~FGA_ENTRY_KIND];
+            }
+        }
+        __syncwarp();
+    }
+
+    /* Until the tile's place in K (0) or V (1) is free, and the summaries that it names are there. */
+    __device__ __forceinline__ void wait_for_place(int tensor, int flags)
+    {
+        barrier_wait(&sh.empty[tensor][at.stage], at.parity ^ 1);
+        if (S::sums && (flags & TILE_LATE)) {
+            place<S> last = at.before();
+            barrier_wait(&sh.empty[tensor][last.stage], last.parity);
+        }
+    }
+
+    /* False at an item's end. */
+    __device__ __forceinline__ bool copy_tile()
+    {
+        barrier_wait(&sh.cut[at.table], at.table_parity);
+        int flags = sh.flags[at.table];
+        bool end = flags & TILE_END;
+        wait_for_place(0, flags);
+        if (!end) {
+            copy_rows(0, sources.k);
+        }
+        barrier_arrive_after_copies(&sh.full[0][at.stage]);
+        if (warp == 0) {
+            if (S::sums && !end) {
+                take_biases();
+            }
+            if ((threadIdx.x & 31) == 0) {
+                barrier_arrive(&sh.full[0][at.stage]); /* hands on what the cutting warp wrote */
+            }
+        }
+        wait_for_place(1, flags);
+        if (!end) {
+            copy_rows(1, sources.v);
+        }
+        barrier_arrive_after_copies(&sh.full[1][at.stage]);
+        at = at.next();
+        return !end;
+    }
+
+    __device__ __forceinline__ void copy_item(int n)
+    {
+        sources = sources_of(a, item_at(a, n), S::slots);
+        while (copy_tile()) {
+        }
+    }
+};
+
+} // namespace fga
+#endif

@@ -1,0 +1,19 @@
+/* ops_shapes.h - sizes that the kernels of ops.cu and the host agree on. */
+#ifndef FGA_CUDA_OPS_SHAPES_H
+#define FGA_CUDA_OPS_SHAPES_H
+
+/* Three tiles of 128 rows, and two floats per key and stage and per pooled query: two thread blocks share a processor
+ * of compute capability 9.0 at 128 channels. */
+#define FGA_RANK_THREADS 256
+#define FGA_RANK_SHARED(dim) (3 * 128 * (2 * (dim) + 16) + 3 * 8 * 128)
+/* sm_90: one warpgroup that brings keys and two of 64 pooled queries each; four stages of 128 keys. Registers by role:
+ * no more in all than the 168 a thread that the block starts with. */
+#define FGA_WIDE_THREADS 384
+#define FGA_WIDE_STAGES 4
+#define FGA_WIDE_PRODUCER 40
+#define FGA_WIDE_CONSUMER 232
+#define FGA_WIDE_SHARED(dim) (1024 + 128 * 2 * (dim) * (1 + FGA_WIDE_STAGES) + (8 * 128 + 16) * FGA_WIDE_STAGES)
+/* Beside two bytes per tile, rounded up to 64, where they are cached. */
+#define FGA_SELECT_SHARED (4 * 2048 + 4 * 32 + 64)
+
+#endif

@@ -1,0 +1,196 @@
+/* gpu_ops.h - what a refresh needs of a CUDA device beside attention: permuting, sums of groups, means of sub-tiles,
+ * scores, selection. cuda/ops.c implements it, or cuda/none.c in a build without CUDA.
+ *
+ * The structs are what kernels get, as in gpu.h. Scores are found a slab of query blocks at a time, so that no array of
+ * all of them exists: the plan says how many fit the workspace.
+ */
+#ifndef FGA_OPS_GPU_OPS_H
+#define FGA_OPS_GPU_OPS_H
+
+#include "ops/gpu.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct fga_gpu_spans {
+    int32_t count, begin[3], end[3];
+} fga_gpu_spans;
+
+/* ---- permute, sums ------------------------------------------------------------------------------------------------
+ */
+
+/* Row i of `to` becomes row order[i] of `from`; inverse: row order[i] of `to` becomes row i of `from`. */
+typedef struct fga_gpu_permute {
+    const void *from;
+    void *to;
+    const int32_t *order;           /* [rows] */
+    int64_t from_stride, to_stride; /* bytes */
+    int64_t rows;
+    int32_t chunks; /* of 16 bytes in a row */
+    int32_t inverse;
+} fga_gpu_permute;
+
+typedef struct fga_gpu_sums {
+    fga_gpu_rows k, v;
+    const float *bias; /* or NULL */
+    int64_t bias_batch, bias_head;
+    fga_gpu_spans keys;
+    float *sum_k, *sum_v;    /* [batch*kv_heads][groups][head_dim] */
+    float *sum_bias, *count; /* [batch*kv_heads][groups] */
+    int32_t batch, kv_heads, key_len, head_dim, group, groups;
+} fga_gpu_sums;
+
+/* ---- score --------------------------------------------------------------------------------------------------------
+ */
+
+/* Means of sub-tiles: row tile * subs + i of a head covers tokens tile*tile_tokens + i*sub_tokens ... of the tile. */
+typedef struct fga_gpu_pool {
+    fga_gpu_rows x;
+    fga_gpu_spans valid;
+    void *mean;  /* [batch*heads][rows][dim]; of the input's dtype, or f16 to be multiplied by the factor */
+    float *meta; /* [batch*heads][rows][2]: the factor, a power of two (1 where not scaled), and of queries the row's
+                    share of its tile's valid tokens, of keys log2 of its valid tokens */
+    int32_t batch, heads, tokens, head_dim, dim;
+    int32_t rows; /* of a head, rounded up to FGA_RANK_TILE; rows past the last sub-tile are 0 and have no share */
+    int32_t tile_tokens, sub_tokens, subs, of_keys, scaled;
+} fga_gpu_pool;
+
+/* Distance of each value to the mean of its group. */
+typedef struct fga_gpu_apart {
+    fga_gpu_rows v;
+    fga_gpu_spans keys;
+    float *meta; /* [batch*kv_heads][rows][2]: the distance, and 0, or -inf for a key that does not count */
+    int32_t batch, kv_heads, key_len, head_dim, rows, group, groups;
+} fga_gpu_apart;
+
+/* Logits of pooled queries against keys or pooled keys, in base 2: z = q . k * factors * scale_log2 + bias. */
+typedef struct fga_gpu_rank {
+    const void *q;       /* [heads][rows][dim] */
+    const float *q_meta; /* [heads][rows][2] */
+    float *lse;          /* [heads][rows]: log2 of the sum over keys of 2^z */
+    fga_gpu_rows k;
+    const float *k_meta; /* [kv heads][key_rows][2] */
+    fga_gpu_spans keys;  /* rows of k that are read */
+    float *score;        /* [blocks of the slab][score_stride] */
+    int64_t score_stride;
+    int32_t batch, query_heads, kv_heads, head_dim;
+    int32_t rows, key_rows; /* of a head; multiples of FGA_RANK_TILE, keys of two of them */
+    int32_t key_count;
+    int32_t tile_first;         /* of the slab: a row tile is FGA_RANK_TILE rows of a head, counted over all heads */
+    int32_t splits, split_keys; /* one row tile's keys go to so many thread blocks; multiple of 2*FGA_RANK_TILE */
+    int32_t block_eights;       /* 8 rows each, of a query block: 1, 2 or 4 */
+    float scale_log2;
+} fga_gpu_rank;
+
+enum { FGA_RANK_TILE = 128 };
+
+/* ---- select -------------------------------------------------------------------------------------------------------
+ */
+
+enum { FGA_GPU_PARTIAL = 8 };
+
+typedef struct fga_gpu_select {
+    const float *score; /* [blocks of the slab][score_stride]; a tile's score is the sum of `entries` numbers */
+    int64_t score_stride;
+    float *tile_score; /* where the scores go instead, [heads*blocks][tiles]; or NULL */
+    uint64_t *bits;    /* [heads*blocks][words] */
+    int32_t *row_keys; /* [heads*blocks] */
+    int32_t entries, tiles, words;
+    int32_t blocks, tile_blocks, head_tiles; /* of a head; of a row tile; row tiles of a head */
+    int32_t tile_first;                      /* of the slab */
+    int32_t head_first, head_end;            /* heads to select for; others are left alone */
+    int32_t keep;                            /* K; at least 1 beside the forced tiles */
+    int32_t everything;                      /* keeps every live tile */
+    int32_t neighbours;
+    int32_t block_rows, tile_keys; /* M, N */
+    fga_gpu_spans live, text_tiles, video_tiles;
+    int32_t live_tiles;
+    fga_gpu_spans query_valid, text_queries;
+    int32_t partial_count, partial_tile[FGA_GPU_PARTIAL], partial_missing[FGA_GPU_PARTIAL];
+    int32_t cached; /* the row's ranks fit into shared memory */
+} fga_gpu_select;
+
+/* Blocks of each head by falling number of keys, lower ones first where equal; and how many pairs are kept in all. */
+typedef struct fga_gpu_order {
+    const int32_t *row_keys;
+    int32_t *row_order;
+    uint64_t *pairs; /* [2], of which the first counts */
+    fga_gpu_spans query_valid;
+    int32_t rows, blocks, block_rows;
+} fga_gpu_order;
+
+/* Valid queries times groups of keys that a block does not keep whole: the pairs of summaries. */
+typedef struct fga_gpu_rests {
+    const uint64_t *bits; /* [rows][words] */
+    uint64_t *pairs;      /* added to */
+    fga_gpu_spans query_valid, key_valid, live;
+    int32_t rows, words, blocks, tiles, block_rows, tile_keys, group, groups;
+} fga_gpu_rests;
+
+/* to[i] += from[i], i = 0, 1. */
+typedef struct fga_gpu_tally {
+    uint64_t *to;
+    const uint64_t *from;
+} fga_gpu_tally;
+
+/* ---- the host's side ----------------------------------------------------------------------------------------------
+ */
+
+typedef enum fga_gpu_score { FGA_GPU_MASS, FGA_GPU_DEVIATION } fga_gpu_score;
+
+/* The shape of one refresh; grids are in tokens. */
+typedef struct fga_gpu_refresh {
+    fga_gpu_score score;
+    fga_dtype dtype;
+    int32_t batch, query_heads, kv_heads, query_len, key_len, head_dim;
+    int32_t block_m, tile_n, sub_q, sub_k, group;
+    float scale;
+    fga_gpu_spans query_valid, key_valid;
+} fga_gpu_refresh;
+
+typedef struct fga_gpu_refresh_plan {
+    fga_gpu_refresh shape;
+    void *pool_q, *pool_k, *apart, *stats, *rank, *select, *write; /* kernels */
+    int32_t dim, rows, key_rows, key_count, block_eights, blocks, tiles, tile_blocks, head_tiles, entries;
+    int32_t slab_tiles;
+    int32_t rank_threads, rank_shared;
+    size_t q_at, q_meta_at, lse_at, k_at, k_meta_at, score_at, workspace_bytes;
+} fga_gpu_refresh_plan;
+
+/* Parts of a refresh, so that benchmarks can time them one by one. */
+enum { FGA_GPU_POOL = 1, FGA_GPU_ROW_SUMS = 2, FGA_GPU_SCORES = 4, FGA_GPU_SELECT = 8, FGA_GPU_ALL_PARTS = 15 };
+
+/* What a selection needs beside the shape; where `tile_score` is set scores are written instead. */
+typedef struct fga_gpu_refresh_call {
+    fga_gpu_rows q, k, v;
+    fga_gpu_select select;
+    const int32_t *keep, *neighbours; /* host arrays [batch*query_heads]: K and neighbours */
+    const uint8_t *everything;        /* [batch*query_heads] */
+    int32_t parts;                    /* FGA_GPU_ALL_PARTS, or some of them: then of what the others left behind */
+    void *workspace, *stream;
+} fga_gpu_refresh_call;
+
+fga_status fga_gpu_permute_rows(fga_context *ctx, const fga_gpu_permute *op, void *stream);
+fga_status fga_gpu_group_sums(fga_context *ctx, const fga_gpu_sums *op, fga_dtype dtype, void *stream);
+fga_status fga_gpu_refresh_prepare(fga_context *ctx, const fga_gpu_refresh *shape, fga_gpu_refresh_plan *plan);
+/* Scores and, without tile_score, bits and row_keys. Asynchronous: no allocation, no synchronisation. */
+fga_status fga_gpu_refresh_launch(fga_context *ctx, const fga_gpu_refresh_plan *plan, fga_gpu_refresh_call *call);
+/* From scores [heads*blocks][tiles] that are on the device: select->score, score_stride = tiles, entries = 1. */
+fga_status fga_gpu_select_rows(fga_context *ctx, const fga_gpu_select *select, int64_t rows, void *stream);
+/* Starts both counts of pairs at 0. */
+fga_status fga_gpu_order_blocks(fga_context *ctx, const fga_gpu_order *order, void *stream);
+fga_status fga_gpu_count_rests(fga_context *ctx, const fga_gpu_rests *rests, void *stream);
+fga_status fga_gpu_add_pairs(fga_context *ctx, const fga_gpu_tally *tally, void *stream);
+/* Two numbers on the device, 0; released like a mask. */
+fga_status fga_gpu_counters(fga_context *ctx, fga_gpu_mask *memory, uint64_t **counters);
+/* A bit map that kernels fill, with its row_keys and row_order; two more numbers count its pairs, and those of its
+ * summaries. */
+fga_status fga_gpu_mask_alloc(fga_context *ctx, int64_t rows, int64_t words, fga_gpu_mask *mask, uint64_t **pairs);
+/* Waits for the stream, then copies. */
+fga_status fga_gpu_read(fga_context *ctx, void *host, const void *device, size_t bytes, void *stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
