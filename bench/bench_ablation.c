@@ -76,6 +76,17 @@ static const struct variant {
     {"budget", "top-k per block", "fgdfs,select=topk", 0},
     {"budget", "over all rows and heads", "fgdfs,select=budget", 0},
 
+    {"form", "64x1, s_q 16", "fgdfs,block_m=64,sub_q=16", 0},
+    {"form", "64x1, s_q 8", "fgdfs,block_m=64,sub_q=8", 0},
+    {"form", "64x1, s_q 4", "fgdfs,block_m=64,sub_q=4", 0},
+    {"form", "64x1, s_q 8, g 32", "fgdfs,block_m=64,sub_q=8,group=32", 0},
+    {"form", "64x1, s_q 8, g 128", "fgdfs,block_m=64,sub_q=8,group=128", 0},
+    {"form", "64x1, s_q 8, global budget", "fgdfs,block_m=64,sub_q=8,select=budget", 0},
+    {"form", "64x4, s_q 8, global budget", "fgdfs,block_m=64,sub_q=8,tile_n=4,select=budget", 0},
+    {"form", "32x1, s_q 8", "fgdfs,block_m=32,sub_q=8", 0},
+    {"form", "32x1, s_q 8, global budget", "fgdfs,block_m=32,sub_q=8,select=budget", 0},
+    {"form", "16x1, s_q 4", "fgdfs,block_m=16,sub_q=4", 0},
+
     {"best possible M = 64", "N = 64", "dfs,block_m=64,tile_n=64,score=exact_mass", 0.2},
     {"best possible M = 64", "N = 16", "dfs,block_m=64,tile_n=16,score=exact_mass", 0.2},
     {"best possible M = 64", "N = 8", "dfs,block_m=64,tile_n=8,score=exact_mass", 0.2},
