@@ -107,6 +107,7 @@ static const char *needs(const char *variant)
         {"avx2", "AVX2, FMA and F16C"},
         {"avx512", "AVX-512 F, BW, DQ and VL"},
         {"avx512bf16", "AVX512_BF16"},
+        {"amx", "AMX_TILE and AMX_BF16, and an operating system that grants the tile registers"},
     };
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
         if (strcmp(variant, known[i][0]) == 0) {

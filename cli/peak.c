@@ -1,5 +1,6 @@
 #include "peak.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -23,7 +24,7 @@ double cli_thread_seconds(void)
 
 double cli_peak_counted(double per_cycle)
 {
-    static const double rates[] = {0.5, 1, 2};
+    static const double rates[] = {0.0625, 0.5, 1, 2};
     for (size_t i = 0; i < sizeof rates / sizeof rates[0]; i++) {
         double counted = rates[i];
         if (per_cycle > 0 && per_cycle <= 1.03 * counted) { /* two timings: a few percent over are noise */
@@ -66,14 +67,42 @@ static void multiply_avx512bf16(long loops)
     LOOP(DOT_512);
 }
 
+/* 2 x 2 sums of tiles, as kernels have them: the unit takes 16 cycles for each and has the next ones at hand. */
+static void multiply_amx(long loops)
+{
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } whole = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        whole.row_bytes[i] = 64;
+        whole.rows[i] = 16;
+    }
+    __asm__ volatile("ldtilecfg %1\n\t" /* clears all tiles */
+                     "1:\n\t"
+                     "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n\t"
+                     "tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n\t"
+                     "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n\t"
+                     "tdpbf16ps %%tmm7, %%tmm5, %%tmm3\n\t"
+                     "dec %0\n\tjnz 1b\n\t"
+                     "tilerelease\n\t"
+                     : "+r"(loops)
+                     : "m"(whole)
+                     : "cc");
+}
+
 static const struct family {
     const char *variant;
-    int flops; /* of one instruction */
+    int flops;    /* of one instruction */
+    int per_loop; /* instructions */
+    int loops;    /* of one measurement, some milliseconds */
     void (*multiply)(long loops);
 } families[] = {
-    {"avx2", 16, multiply_avx2},
-    {"avx512", 32, multiply_avx512},
-    {"avx512bf16", 64, multiply_avx512bf16},
+    {"avx2", 16, ACCUMULATORS, 1500000, multiply_avx2},
+    {"avx512", 32, ACCUMULATORS, 1500000, multiply_avx512},
+    {"avx512bf16", 64, ACCUMULATORS, 1500000, multiply_avx512bf16},
+    {"amx", 16 * 16 * 32 * 2, 4, 200000, multiply_amx},
 };
 
 static const struct family *find(const char *variant)
@@ -103,7 +132,7 @@ static double measure_hertz(const struct family *f)
     enum { CHAINS = 15, LOOPS = 500, ADDITIONS = 10 * LOOPS };
     double hertz[CHAINS];
     for (int i = 0; i < CHAINS; i++) {
-        f->multiply(10000);
+        f->multiply(f->loops / 150);
         long sum = 0, one = 1, loops = LOOPS;
         double start = cli_wall_seconds();
         __asm__ volatile("1:\n\t" TEN_ADDITIONS "dec %2\n\tjnz 1b\n\t" : "+r"(sum), "+r"(one), "+r"(loops)::"cc");
@@ -115,16 +144,16 @@ static double measure_hertz(const struct family *f)
 
 cli_peak cli_peak_measure(const char *variant, double (*clock)(void))
 {
-    enum { LOOPS = 1500000 };
     const struct family *f = find(variant);
     cli_peak peak = {0};
     if (f != NULL) {
         double start = clock(), used = cli_thread_seconds();
-        f->multiply(LOOPS);
-        peak.flops = (double)f->flops * ACCUMULATORS * LOOPS / (clock() - start);
+        f->multiply(f->loops);
+        double count = (double)f->per_loop * f->loops;
+        peak.flops = f->flops * count / (clock() - start);
         used = cli_thread_seconds() - used;
         peak.hertz = measure_hertz(f);
-        peak.per_cycle = (double)ACCUMULATORS * LOOPS / (used * peak.hertz);
+        peak.per_cycle = count / (used * peak.hertz);
     }
     return peak;
 }

@@ -2,7 +2,7 @@
  *
  * No figure here is assumed: the rate is timed, and so is the clock, by a chain of dependent integer additions, each of
  * which takes one cycle on every processor that has these instructions. Their ratio, instructions a cycle, can only be
- * 1/2, 1 or 2; how near the measured one comes says how good the peak is.
+ * 1/2, 1 or 2, or 1/16 for tiles; how near the measured one comes says how good the peak is.
  */
 #ifndef CLI_PEAK_H
 #define CLI_PEAK_H
@@ -17,7 +17,7 @@ typedef struct cli_peak {
 /* On the calling thread; about 10 ms. `variant` as fga_attend_plan_variant names it. */
 cli_peak cli_peak_measure(const char *variant, double (*clock)(void));
 
-/* The rate that the best measured per_cycle comes nearest to from below: 1/2, 1 or 2; 0 = unknown. */
+/* The rate that the best measured per_cycle comes nearest to from below: 1/16, 1/2, 1 or 2; 0 = unknown. */
 double cli_peak_counted(double per_cycle);
 
 /* Seconds by the wall, and of the calling thread's processor time. */

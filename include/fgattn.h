@@ -83,8 +83,9 @@ typedef struct fga_context_options {
     size_t size;
     fga_device device;
     int threads;         /* 0 = as many as the process may run on */
-    const char *variant; /* force one kernel family by name ("c", "avx2", "avx512", "avx512bf16"; CUDA: "sm80",
-                            "sm90"); NULL = best */
+    const char *variant; /* force one kernel family by name ("c", "avx2", "avx512", "avx512bf16", "amx"; CUDA: "sm80",
+                            "sm90"); NULL = best. To know whether "amx" runs, the process's permission to use tile
+                            registers is asked for once; a thread's signal stack then must hold them too. */
     void *(*alloc)(void *user, size_t bytes); /* 64-byte aligned; NULL = the C library's */
     void (*free)(void *user, void *pointer);
     void (*log)(void *user, const char *line); /* NULL = silent */

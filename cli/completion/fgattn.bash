@@ -21,7 +21,7 @@ _fgattn() {
     --versus) words="dense" ;;
     --device) words="cpu" ;;
     --attention | -a) words="dense fg-cached fg-cdf dfs dfs-paper subblock sol block-topk sta radial svg fgdfs" ;;
-    --variant) words="c avx2 avx512 avx512bf16" ;;
+    --variant) words="c avx2 avx512 avx512bf16 amx" ;;
     --size | -s) words="256x256 480x272 832x480 1280x720" ;;
     --frames | -f) words="17 33 49 81" ;;
     --model | -m)

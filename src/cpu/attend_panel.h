@@ -141,31 +141,6 @@ static query_vec query_vec_of(const block *b, int panel, int v)
     };
 }
 
-/* Makes the sums over groups into the logits of what remains of them: without the listed keys' logits, and divided by
- * how many keys remain. They come after the listed keys', WORD rows each, and leave their logit in the first. Returns
- * the largest of them and max. */
-static vec remaining_logits(const query_vec *l, const strip *s, vec max)
-{
-    float *sum = l->logits + s->listed * PANEL;
-    for (int i = 0; i < s->groups; i++) {
-        const group *g = &s->group[i];
-        if (g->remaining > 0) {
-            vec rest = vec_load(sum), kept = vec_set(0.0f);
-            for (int e = 1; e < WORD; e++) {
-                rest = vec_add(rest, vec_load(sum + e * PANEL));
-            }
-            for (int key = g->first; key < g->first + g->listed; key++) {
-                kept = vec_add(kept, vec_load(l->logits + key * PANEL));
-            }
-            rest = vec_mul(vec_sub(rest, kept), vec_set(1.0f / g->remaining));
-            max = vec_max(rest, max);
-            vec_store(sum, rest);
-            sum += WORD * PANEL;
-        }
-    }
-    return max;
-}
-
 /* Raises the running maximum to the strip's when it must, and rescales output and sum to it. */
 static vec raise_max(const query_vec *l, vec strip_max)
 {
@@ -202,47 +177,22 @@ static void weigh_keys(const query_vec *l, int count, vec m)
     vec_store(l->sum, total);
 }
 
-/* The same in f32 where there are summaries: a group's weight w counts once for each key that remains, and comes off
- * the listed keys' weights, since the sum of values has theirs in it. */
-static void weigh_groups(const query_vec *l, const strip *s, vec m)
-{
-    vec total = vec_load(l->sum);
-    float *summary = l->logits + s->listed * PANEL;
-    for (int i = 0; i < s->groups; i++) {
-        const group *g = &s->group[i];
-        vec w = vec_set(0.0f);
-        if (g->remaining > 0) {
-            w = vec_exp2(vec_sub(vec_load(summary), m));
-            total = vec_fma(w, vec_set(g->remaining), total);
-            w = word_weight(w);
-            vec_store(summary, w);
-            summary += WORD * PANEL;
-        }
-        for (int key = g->first; key < g->first + g->listed; key++) {
-            vec p = vec_exp2(vec_sub(vec_load(l->logits + key * PANEL), m));
-            total = vec_add(total, p);
-            vec_store(l->logits + key * PANEL, vec_sub(p, w));
-        }
-    }
-    vec_store(l->sum, total);
-}
-
 /* Weights of f32 to words; nothing to do where a word is an f32. A summary's value words hold WORD parts of the sum,
  * all with the one weight. */
 static void pack_weights(const query_vec *l, const strip *s)
 {
     int word = 0;
-    for (int first = 0; first < s->listed; first += WORD, word++) {
+    for (int first = 0; first < s->has.listed; first += WORD, word++) {
         vec weight[WORD];
         for (int e = 0; e < WORD; e++) {
-            weight[e] = first + e < s->listed ? vec_load(l->logits + (first + e) * PANEL) : vec_set(0.0f);
+            weight[e] = first + e < s->has.listed ? vec_load(l->logits + (first + e) * PANEL) : vec_set(0.0f);
         }
         store_weights(l->logits + word * PANEL, weight);
     }
-    for (int i = 0; i < s->summaries; i++, word++) {
+    for (int i = 0; i < s->has.summaries; i++, word++) {
         vec weight[WORD];
         for (int e = 0; e < WORD; e++) {
-            weight[e] = vec_load(l->logits + (s->listed + i * WORD) * PANEL);
+            weight[e] = vec_load(l->logits + (s->has.listed + i * WORD) * PANEL);
         }
         store_weights(l->logits + word * PANEL, weight);
     }
@@ -250,11 +200,12 @@ static void pack_weights(const query_vec *l, const strip *s)
 
 static void weigh(const query_vec *l, const strip *s, vec max)
 {
-    if (s->groups == 0) {
-        weigh_keys(l, s->listed, raise_max(l, max));
+    if (s->has.groups == 0) {
+        weigh_keys(l, s->has.listed, raise_max(l, max));
         return;
     }
-    weigh_groups(l, s, raise_max(l, remaining_logits(l, s, max)));
+    vec m = raise_max(l, remaining_logits(l->logits, PANEL, &s->has, max));
+    vec_store(l->sum, weigh_groups(l->logits, PANEL, &s->has, m, vec_load(l->sum)));
     if (WORD > 1) {
         pack_weights(l, s);
     }
@@ -305,9 +256,9 @@ ALWAYS_INLINE void weigh_panel(int vecs, const block *b, int panel, const strip 
     const float *query = b->scratch + b->at.query + (size_t)(panel * PANEL * b->at.row);
     float *logits = panel_logits(b, panel);
     vec max[2] = {vec_set(-INFINITY), vec_set(-INFINITY)}, ignored[2] = {max[0], max[1]};
-    logit_tiles(vecs, b->op, s, 0, s->listed, query, logits, max, next);
-    if (s->summaries > 0) {
-        logit_tiles(vecs, b->op, s, s->listed, s->keys, query, logits, ignored, &nothing);
+    logit_tiles(vecs, b->op, s, 0, s->has.listed, query, logits, max, next);
+    if (s->has.summaries > 0) {
+        logit_tiles(vecs, b->op, s, s->has.listed, s->has.keys, query, logits, ignored, &nothing);
     }
     for (int v = 0; v < vecs; v++) {
         query_vec l = query_vec_of(b, panel, v);
@@ -320,10 +271,10 @@ static ahead look_ahead(const block *b, int panel, const strip *next)
 {
     const fga_attend_op *op = b->op;
     ahead a = {.bytes = (int64_t)op->head_dim * (op->dtype == FGA_F32 ? 4 : 2)};
-    if (next->listed > 0 && panel == 0) {
+    if (next->has.listed > 0 && panel == 0) {
         a.rows[a.lists++] = next->value_source;
     }
-    if (next->listed > 0 && panel == (b->panels > 1 ? 1 : 0)) {
+    if (next->has.listed > 0 && panel == (b->panels > 1 ? 1 : 0)) {
         a.rows[a.lists++] = next->key_source;
     }
     return a;
@@ -389,7 +340,7 @@ static void attend(const fga_attend_op *op)
     strip pair[2];
     cursor c = cursor_start(op);
     find_strip(op, &c, &pair[0], 0);
-    if (pair[0].keys == 0) {
+    if (pair[0].has.keys == 0) {
         attend_nothing(op);
         return;
     }
@@ -401,8 +352,8 @@ static void attend(const fga_attend_op *op)
         max[i] = -FLT_MAX; /* not -inf: logits that are all -inf then give sum 0 instead of inf - inf */
         sum[i] = 0.0f;
     }
-    for (int i = 0; pair[i].keys > 0; i = 1 - i) {
-        find_strip(op, &c, &pair[1 - i], pair[i].keys);
+    for (int i = 0; pair[i].has.keys > 0; i = 1 - i) {
+        find_strip(op, &c, &pair[1 - i], pair[i].has.keys);
         attend_strip(&b, &pair[i], &pair[1 - i]);
     }
     unpack_outputs(&b);

@@ -78,9 +78,9 @@ static vec remaining_logit(const float *sum, vec kept, vec remaining)
 static void weigh_remainders(const probe_vec *r, const strip *s, const uint32_t *keys, vec m, const float *remaining)
 {
     vec total = vec_load(r->l.sum), alone = vec_load(r->sum);
-    float *summary = r->l.logits + s->listed * PANEL;
-    for (int i = 0; i < s->groups; i++) {
-        const group *g = &s->group[i];
+    float *summary = r->l.logits + s->has.listed * PANEL;
+    for (int i = 0; i < s->has.groups; i++) {
+        const group *g = &s->has.group[i];
         vec w = vec_set(0.0f);
         if (g->remaining > 0) {
             w = vec_exp2(vec_sub(vec_load(summary), m));
@@ -104,17 +104,17 @@ static void weigh_remainders(const probe_vec *r, const strip *s, const uint32_t 
 static void probe_keys(const probe *p, const probe_vec *r, const strip *s)
 {
     vec max = vec_set(-INFINITY), count = vec_load(r->count), ignored = vec_set(0.0f);
-    mask_logits(p, r, 0, s->listed, &max, &count, &ignored);
+    mask_logits(p, r, 0, s->has.listed, &max, &count, &ignored);
     vec_store(r->count, count);
-    weigh_keys(&r->l, s->listed, raise_max(&r->l, max));
+    weigh_keys(&r->l, s->has.listed, raise_max(&r->l, max));
 }
 
 static void probe_groups(const probe *p, const probe_vec *r, const strip *s)
 {
-    float remaining[LONGEST_STRIP * LANES], *summary = r->l.logits + s->listed * PANEL;
+    float remaining[LONGEST_STRIP * LANES], *summary = r->l.logits + s->has.listed * PANEL;
     vec max = vec_set(-INFINITY), all = vec_load(r->count), before = vec_load(r->l.max);
-    for (int i = 0; i < s->groups; i++) {
-        const group *g = &s->group[i];
+    for (int i = 0; i < s->has.groups; i++) {
+        const group *g = &s->has.group[i];
         vec count = vec_set(0.0f), kept = vec_set(0.0f);
         mask_logits(p, r, g->first, g->listed, &max, &count, &kept);
         all = vec_add(all, count);
@@ -144,19 +144,19 @@ ALWAYS_INLINE void probe_panel(int vecs, const probe *p, int panel, const strip 
     const float *query = p->b.scratch + p->b.at.query + (size_t)(panel * PANEL * p->b.at.row);
     vec max[2] = {vec_set(-INFINITY), vec_set(-INFINITY)}, ignored[2] = {max[0], max[1]};
     float *logits = panel_logits(wants_dense(p) ? &p->all : &p->b, panel);
-    logit_tiles(vecs, p->b.op, s, 0, s->listed, query, logits, max, next);
-    if (s->summaries > 0) {
-        logit_tiles(vecs, p->b.op, s, s->listed, s->keys, query, panel_logits(&p->b, panel), ignored, &nothing);
+    logit_tiles(vecs, p->b.op, s, 0, s->has.listed, query, logits, max, next);
+    if (s->has.summaries > 0) {
+        logit_tiles(vecs, p->b.op, s, s->has.listed, s->has.keys, query, panel_logits(&p->b, panel), ignored, &nothing);
     }
     for (int v = 0; v < vecs; v++) {
         probe_vec r = probe_vec_of(p, panel, v);
-        if (s->groups > 0) {
+        if (s->has.groups > 0) {
             probe_groups(p, &r, s);
         } else {
             probe_keys(p, &r, s);
         }
         if (wants_dense(p)) {
-            weigh_keys(&r.all, s->listed, raise_max(&r.all, max[v]));
+            weigh_keys(&r.all, s->has.listed, raise_max(&r.all, max[v]));
         }
     }
 }
@@ -182,7 +182,7 @@ static void probe_values(const probe *p, const strip *s)
                 add_slab(&p->b, panel, column, slab, s->words);
             }
             if (wants_dense(p)) { /* the summaries' words come last */
-                add_slab(&p->all, panel, column, slab, part_count(s->listed, WORD));
+                add_slab(&p->all, panel, column, slab, part_count(s->has.listed, WORD));
             }
         }
     }
@@ -290,7 +290,7 @@ static void probe_rows(const fga_probe_op *op)
     c.every_group = true;
     const uint32_t *first[2] = {a->keys};
     find_strip(a, &c, &pair[0], 0);
-    if (pair[0].keys == 0) {
+    if (pair[0].has.keys == 0) {
         probe_nothing(op, &dense);
         return;
     }
@@ -300,10 +300,10 @@ static void probe_rows(const fga_probe_op *op)
     start_block(&p.b);
     start_block(&p.all);
     memset(p.sum, 0, (size_t)(2 * p.b.panels * PANEL) * sizeof(float));
-    for (int i = 0; pair[i].keys > 0; i = 1 - i) {
+    for (int i = 0; pair[i].has.keys > 0; i = 1 - i) {
         first[1 - i] = a->keys + c.key;
         p.keys = first[i];
-        find_strip(a, &c, &pair[1 - i], pair[i].keys);
+        find_strip(a, &c, &pair[1 - i], pair[i].has.keys);
         probe_strip(&p, &pair[i], &pair[1 - i]);
     }
     write_outputs(&p, a->summaries != NULL ? p.sum : p.b.scratch + p.b.at.sum);

@@ -8,14 +8,14 @@
 #define FGA_CPU_STRIP_H
 
 #include "cpu/element.h"
+#include "cpu/groups.h"
 #include "cpu/tile.h"
 #include "ops/ops.h"
 
 #include <math.h>
 
-/* A strip's logits, 128 bytes a key and panel, stay in the first-level cache beside the packed queries. Only a group of
- * more keys makes a longer strip. */
-enum { STRIP = 120, LONGEST_STRIP = 256 + WORD };
+/* A strip's logits, 128 bytes a key and panel, stay in the first-level cache beside the packed queries. */
+enum { STRIP = 120 };
 
 /* Where things lie in the caller's scratch; offsets in 32-bit words. */
 typedef struct layout {
@@ -38,75 +38,33 @@ static layout lay_out(int32_t rows, int32_t head_dim)
     return at;
 }
 
-/* Listed keys [first, first + listed) of the strip and what stands for the rest of their group. */
-typedef struct group {
-    int first, listed;
-    float remaining; /* keys that are not listed; 0: the group has no summary */
-    int64_t index;
-} group;
-
 typedef struct strip {
-    int listed, summaries, groups;
-    int keys;  /* rows of key words: listed + WORD * summaries */
+    portion has;
     int words; /* rows of value words and of weights: listed in WORDs, rounded up, and one per summary */
-    group group[LONGEST_STRIP];
     float bias[LONGEST_STRIP];                                           /* of every row of keys, in log2 units */
     const char *key_source[LONGEST_STRIP], *value_source[LONGEST_STRIP]; /* rows in the tensors */
     const char *key_row[LONGEST_STRIP];                                  /* rows of words */
 } strip;
-
-/* The keys and groups that no strip has had yet. */
-typedef struct cursor {
-    int64_t key, group;
-    int64_t strip, strips; /* without summaries: strips are equally long */
-    bool every_group;      /* groups that are listed whole have a summary too: what remains differs by row */
-} cursor;
 
 static cursor cursor_start(const fga_attend_op *op)
 {
     return (cursor){.strips = (op->key_count + STRIP - 1) / STRIP};
 }
 
-static int group_rows(const group *g)
-{
-    return g->listed + (g->remaining > 0 ? WORD : 0);
-}
-
-/* Takes whole groups as long as they fit. */
-static void take_groups(const fga_attend_op *op, cursor *c, strip *s)
-{
-    const fga_summaries *sums = op->summaries;
-    for (; c->group < sums->groups; c->group++) {
-        group g = {.first = s->listed, .index = c->group};
-        g.listed = (int)fga_group_listed(op, c->group, c->key);
-        g.remaining = fmaxf(sums->count[c->group] - (c->every_group ? 0.0f : (float)g.listed), 0.0f);
-        if (s->groups > 0 && s->keys + group_rows(&g) > STRIP) {
-            return;
-        }
-        if (group_rows(&g) > 0) {
-            s->group[s->groups++] = g;
-            s->keys += group_rows(&g);
-            s->listed += g.listed;
-            s->summaries += g.remaining > 0;
-            c->key += g.listed;
-        }
-    }
-}
-
 /* The next strip; one of no rows when there are no more. Sources are named for `at_least` rows, to be fetched ahead. */
 static void find_strip(const fga_attend_op *op, cursor *c, strip *s, int at_least)
 {
     const uint32_t *keys = op->keys + c->key;
-    s->listed = s->summaries = s->groups = s->keys = 0;
+    s->has.listed = s->has.summaries = s->has.groups = s->has.keys = 0;
     if (op->summaries != NULL) {
-        take_groups(op, c, s);
+        take_groups(op, c, STRIP, &s->has);
     } else if (c->strip < c->strips) {
         int64_t end = op->key_count * ++c->strip / c->strips;
-        s->listed = s->keys = (int)(end - c->key);
+        s->has.listed = s->has.keys = (int)(end - c->key);
         c->key = end;
     }
-    s->words = part_count(s->listed, WORD) + s->summaries;
-    int last = s->listed - 1;
+    s->words = part_count(s->has.listed, WORD) + s->has.summaries;
+    int last = s->has.listed - 1;
     for (int i = 0; last >= 0 && (i <= last || i < at_least); i++) {
         uint32_t key = keys[i < last ? i : last];
         s->bias[i] = op->bias != NULL ? op->bias[key] * LOG2_E : 0.0f;
@@ -126,10 +84,10 @@ static bool rows_clash(int64_t stride, fga_dtype dtype)
 static void stage_strip_keys(const fga_attend_op *op, strip *s, int64_t row, float *staged)
 {
     bool clash = rows_clash(op->k_stride, op->dtype);
-    stage_keys(op, s->key_source, s->listed, clash, staged, row, s->key_row);
-    int key = s->listed;
-    for (int i = 0; i < s->groups; i++) {
-        const group *g = &s->group[i];
+    stage_keys(op, s->key_source, s->has.listed, clash, staged, row, s->key_row);
+    int key = s->has.listed;
+    for (int i = 0; i < s->has.groups; i++) {
+        const group *g = &s->has.group[i];
         if (g->remaining > 0) {
             stage_sum_k(op, op->summaries->sum_k + g->index * op->head_dim, staged + key * row, row, s->key_row + key);
             for (int e = 0; e < WORD; e++) {
@@ -145,11 +103,11 @@ static void stage_strip_keys(const fga_attend_op *op, strip *s, int64_t row, flo
 static void stage_strip_values(const fga_attend_op *op, const strip *s, int column, float *slab)
 {
     int columns = op->head_dim - column < PANEL ? op->head_dim - column : PANEL;
-    stage_values(op, s->value_source, s->listed, column, slab);
-    slab += part_count(s->listed, WORD) * PANEL;
-    for (int i = 0; i < s->groups; i++) {
-        if (s->group[i].remaining > 0) {
-            stage_sum_v(op->summaries->sum_v + s->group[i].index * op->head_dim + column, columns, slab);
+    stage_values(op, s->value_source, s->has.listed, column, slab);
+    slab += part_count(s->has.listed, WORD) * PANEL;
+    for (int i = 0; i < s->has.groups; i++) {
+        if (s->has.group[i].remaining > 0) {
+            stage_sum_v(op->summaries->sum_v + s->has.group[i].index * op->head_dim + column, columns, slab);
             slab += PANEL;
         }
     }

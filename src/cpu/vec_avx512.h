@@ -101,19 +101,18 @@ static inline float vec_sum(vec a)
     return _mm512_reduce_add_ps(a);
 }
 
-/* 2^x: x = n + f, abs(f) <= 1/2, a polynomial for 2^f (relative error 2^-23) and an exact scaling, which also makes
- * 2^-inf = 0 out of f = -inf + inf and keeps NaN. */
+/* 2^x: x = n + f, 0 <= f < 1, a polynomial for 2^f (relative error 2^-22.7) and an exact scaling, which takes n out of
+ * x itself and makes 2^-inf = 0. NaN stays. */
 static inline vec vec_exp2(vec x)
 {
-    vec n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    vec f = _mm512_sub_ps(x, n);
-    vec y = _mm512_set1_ps(0x1.5bba14p-10f);
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.3cea88p-7f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.c6b752p-5f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.ebf9bcp-3f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.62e42ap-1f));
+    vec f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    vec y = _mm512_set1_ps(0x1.e974fep-10f);
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.277854p-7f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.c91ce6p-5f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.ebdb5ap-3f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0x1.62e4bap-1f));
     y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(y, n);
+    return _mm512_scalef_ps(y, x);
 }
 
 /* Four 32-bit words of each of LANES rows; lane group g of z[k] comes from row 4*g + k. */

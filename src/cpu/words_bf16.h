@@ -7,9 +7,8 @@
 #define FGA_CPU_WORDS_BF16_H
 
 #include "cpu/element.h"
+#include "cpu/sum_bf16.h"
 #include "ops/ops.h"
-
-enum { WORD = 2 };
 
 static inline vec word_dot(vec acc, vec a, vec b)
 {
@@ -24,13 +23,6 @@ static inline vec store_weights(float *row, const vec weight[WORD])
     __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(weight[1], weight[0]);
     _mm512_storeu_si512(row, _mm512_permutexvar_epi16(pair, halves));
     return _mm512_add_ps(weight[0], weight[1]);
-}
-
-/* The weight as a word holds it: rounded to bf16. */
-static inline vec word_weight(vec weight)
-{
-    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(weight));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(high, 16));
 }
 
 static const char *stage_query(const fga_attend_op *op, int32_t row, float *staged)
@@ -71,18 +63,6 @@ static void stage_values(const fga_attend_op *op, const char *const *source, int
     for (int i = 0; i < count; i += 2, slab += PANEL) {
         const char *second = i + 1 < count ? source[i + 1] + 2 * column : NULL;
         interleave((uint32_t *)slab, source[i] + 2 * column, second, columns);
-    }
-}
-
-/* A sum of bf16 needs more than eight bits: two bf16, of which the second is the first one's rounding error. */
-static void split_sum(const float *sum, int32_t head_dim, uint16_t *high, uint16_t *low)
-{
-    for (int32_t c = 0; c < head_dim; c += LANES) {
-        int left = head_dim - c;
-        __mmask16 mask = left >= LANES ? 0xffff : 0xff;
-        vec x = _mm512_maskz_loadu_ps(mask, sum + c), rounded = word_weight(x);
-        _mm256_mask_storeu_epi16(high + c, mask, (__m256i)_mm512_cvtneps_pbh(x));
-        _mm256_mask_storeu_epi16(low + c, mask, (__m256i)_mm512_cvtneps_pbh(vec_sub(x, rounded)));
     }
 }
 

@@ -164,7 +164,7 @@ typedef void (*fga_alike_fn)(const fga_alike_op *op);
 /* ---- the table ------------------------------------------------------------------------------------------------- */
 
 typedef struct fga_ops {
-    const char *name;              /* "c", "avx2", "avx512", "avx512bf16" */
+    const char *name;              /* "c", "avx2", "avx512", "avx512bf16", "amx" */
     fga_attend_fn attend[3];       /* by fga_dtype */
     const char *attend_variant[3]; /* which tier each came from, for reports */
     fga_attend_scratch_fn attend_scratch[3];

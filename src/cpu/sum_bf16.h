@@ -1,0 +1,26 @@
+/* sum_bf16.h - sums of keys and values where a word is a pair of bf16. */
+#ifndef FGA_CPU_SUM_BF16_H
+#define FGA_CPU_SUM_BF16_H
+
+enum { WORD = 2 };
+
+/* The weight as a word holds it: rounded to bf16. */
+static inline vec word_weight(vec weight)
+{
+    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(weight));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(high, 16));
+}
+
+/* A sum of bf16 needs more than eight bits: two bf16, of which the second is the first one's rounding error. */
+static void split_sum(const float *sum, int32_t head_dim, uint16_t *high, uint16_t *low)
+{
+    for (int32_t c = 0; c < head_dim; c += LANES) {
+        int left = head_dim - c;
+        __mmask16 mask = left >= LANES ? 0xffff : 0xff;
+        vec x = _mm512_maskz_loadu_ps(mask, sum + c), rounded = word_weight(x);
+        _mm256_mask_storeu_epi16(high + c, mask, (__m256i)_mm512_cvtneps_pbh(x));
+        _mm256_mask_storeu_epi16(low + c, mask, (__m256i)_mm512_cvtneps_pbh(vec_sub(x, rounded)));
+    }
+}
+
+#endif
