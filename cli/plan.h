@@ -11,7 +11,7 @@ typedef struct cli_attention {
     bool density_given, recall_given, error_given;
 } cli_attention;
 
-#define CLI_DEFAULT_PRESET "dfs"
+#define CLI_DEFAULT_PRESET "fgdfs"
 #define CLI_RECALL_HELP \
     "hold this share of the exact attention weight, measured while\n" \
     "generating, by keeping more keys wherever less is reached:\n" \

@@ -2,7 +2,7 @@
  *
  *   bench_cuda_ops [--csv FILE] [--repeats R] [--tokens S] [--heads H] [--variant NAME]
  *
- * Policies `dfs` (tiles of 128x128) and `fgdfs` (single keys), bf16, 128 channels, tokens before heads. Medians of R
+ * Policies `dfs` (tiles of 128x128) and `fgdfs` (single keys; 128 queries a block, top-k), bf16, 128 channels, tokens before heads. Medians of R
  * runs timed by events on one stream; times of parts are of that part alone, on what the others left behind. Inputs are
  * random, so that scores are as spread as noise is. "of dense" is the part's time over that of our dense attention.
  */
@@ -180,10 +180,10 @@ static void bench_sums(bench *b)
     gpu_free(memory);
 }
 
-static void bench_refresh(bench *b, const char *preset)
+static void bench_refresh(bench *b, const char *name, const char *policy)
 {
     fga_predict_desc d = fga_predict_desc_default();
-    gpu_need(b->ctx, fga_policy_parse(b->ctx, preset, &b->policy));
+    gpu_need(b->ctx, fga_policy_parse(b->ctx, policy, &b->policy));
     d.query_heads = d.kv_heads = b->heads;
     d.head_dim = HEAD_DIM;
     d.dtype = FGA_BF16;
@@ -217,14 +217,14 @@ static void bench_refresh(bench *b, const char *preset)
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         b->call.parts = parts[i].parts;
         bool product = parts[i].parts == FGA_GPU_ROW_SUMS || parts[i].parts == FGA_GPU_SCORES;
-        report(b, preset, parts[i].name, timed(b, run_refresh),
+        report(b, name, parts[i].name, timed(b, run_refresh),
                parts[i].parts == FGA_GPU_POOL ? 4e-9 * tokens * heads * HEAD_DIM : 0,
                product ? 2e-12 * rows * keys * heads * HEAD_DIM : 0);
     }
     printf("workspace %.0f MB, mask %.0f MB\n", (double)b->plan.workspace_bytes * 1e-6,
            (double)fga_mask_bytes(b->call.mask) * 1e-6);
     b->args.mask = b->call.mask;
-    report(b, preset, "attend 0.2", attend(b, d.block_m, d.tile_n), 0, 0);
+    report(b, name, "attend 0.2", attend(b, d.block_m, d.tile_n), 0, 0);
     b->args.mask = NULL;
     gpu_free(b->call.workspace);
     fga_mask_release(&b->call.mask);
@@ -249,8 +249,8 @@ static void bench_tokens(const options *opt, FILE *csv, int64_t tokens, int64_t 
     report(&b, "", "dense", b.dense_ms, 0, 4e-12 * (double)tokens * (double)tokens * HEAD_DIM * (double)heads);
     bench_permute(&b);
     bench_sums(&b);
-    bench_refresh(&b, "dfs");
-    bench_refresh(&b, "fgdfs");
+    bench_refresh(&b, "dfs", "dfs");
+    bench_refresh(&b, "fgdfs", "fgdfs,block_m=128,sub_q=16,select=topk");
     void *memory[] = {b.args.q.data, b.args.k.data, b.args.v.data, b.args.o.data};
     for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++) {
         gpu_free(memory[i]);

@@ -11,7 +11,7 @@ enum { ANY_LAYER = FGA_MAX_COUNT }; /* see session_call.c */
 static fga_status refuse(fga_context *ctx, const fga_policy *p, const char *what)
 {
     return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED,
-                            "policy %s: %s, which sessions on %s cannot; they run dense, dfs, fgdfs and other top-k "
+                            "policy %s: %s, which sessions on %s cannot; they run dense, dfs and other top-k "
                             "selections by mass, mean or deviation",
                             p->name, what, ctx->gpu.name);
 }

@@ -238,7 +238,8 @@ static void presets_equal_their_transcription(void **state)
     static const char *const texts[] = {
         "fgdfs",
         "fgdfs,block_m=16,group=16",
-        "fgdfs,block_m=64,tile_n=4,select=budget",
+        "fgdfs,block_m=64,tile_n=4,select=topk",
+        "fgdfs,block_m=128,sub_q=16,select=topk",
         "dfs",
         "dfs,block_m=16,tile_n=16,sub_q=4,sub_k=4",
         "dfs,block_m=32,tile_n=8",

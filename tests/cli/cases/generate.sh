@@ -1,7 +1,7 @@
 # Each format, the words, and the streams.
 # shellcheck disable=SC2086 # $SMALL is words
 run 0 generate $SMALL --prompt "a red ball" -o a.y4m
-prints "video      a.y4m: 32x32, 5 frames" "attention  dfs" density
+prints "video      a.y4m: 32x32, 5 frames" "attention  fgdfs" density
 says "needs about"
 exists a.y4m
 [ "$(ls -A)" = a.y4m ] || fail "more than the video was written: $(ls -A)"
@@ -29,6 +29,6 @@ prints "dense: dense throughout"
 # Far more memory than there is.
 run 4 generate $SMALL --prompt x --size 16384x16384 --frames 4001 -o huge.y4m
 says "no memory" "--size"
-run 4 generate $SMALL --prompt x --size 8192x8192 --frames 81 -o huge.y4m
+run 4 generate $SMALL --prompt x --attention dfs --size 8192x8192 --frames 81 -o huge.y4m
 says "available" "--size" "--force"
 [ ! -e huge.y4m ] && [ ! -e huge.y4m.part ] || fail "something was written"

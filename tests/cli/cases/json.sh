@@ -16,7 +16,7 @@ figures() { # figures PREFIX RECALL-TYPE SPARSE-TYPE
         echo "$1$key=$2"
     done
 }
-# Eight steps: dfs is sparse from step ceil(12*8/50) = 2 on.
+# Eight steps: fgdfs is sparse from step ceil(12*8/50) = 2 on.
 run 0 generate $SMALL --prompt "a red ball" --steps 8 -o a.y4m --json a.json
 json a.json $(figures "" number number)
 run 0 generate $SMALL --prompt "a red ball" --steps 8 --measure 0 -q -o a.y4m --json a.json
