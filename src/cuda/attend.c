@@ -92,8 +92,8 @@ static bool choose_sm90(const fga_attend_desc *d, fga_gpu_attend_plan *p, kernel
     if (d->block_m == 0) {
         p->dense_keys = FGA_SM90_DENSE_KEYS;
         p->dense.threads = FGA_SM90_THREADS(FGA_SM90_DENSE_ROWS, false);
-        p->dense.shared_bytes = FGA_SM90_SHARED(p->dim, FGA_SM90_DENSE_ROWS, FGA_SM90_DENSE_KEYS,
-                                                FGA_SM90_DENSE_STAGES, FGA_SM90_DENSE_RING, false);
+        p->dense.shared_bytes = FGA_SM90_SHARED(p->dim, FGA_SM90_DENSE_ROWS, FGA_SM90_DENSE_KEYS, FGA_SM90_DENSE_STAGES,
+                                                FGA_SM90_DENSE_RING, false);
         snprintf(names->dense, sizeof names->dense, "fga_sm90_%s_d%d_dense", dtype, p->dim);
     }
     return true;

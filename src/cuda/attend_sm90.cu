@@ -4,8 +4,8 @@
  * with remainder summaries one more sums what is kept (sums.cuh). K and V travel through rings of STAGES tiles of their
  * own, each stage with a barrier for "full" and one for "empty"; lists through a ring of more tiles, with "cut" and
  * "used". Gathered rows are copied 16 bytes at a time straight to where the tensor cores' 128-byte swizzle wants them;
- * dense tiles come through the copy engine, which swizzles by itself. While the scores of a tile and the weighted values
- * of the tile before it are in the tensor cores, the other warpgroup has its turn at the exponentials.
+ * dense tiles come through the copy engine, which swizzles by itself. While the scores of a tile and the weighted
+ * values of the tile before it are in the tensor cores, the other warpgroup has its turn at the exponentials.
  *
  * An item ends with a tile that holds nothing (TILE_END), so that no one needs to know beforehand how many there are.
  */
@@ -28,7 +28,10 @@ template <int D, int CONSUMERS, int BN, int STAGES, int RING, bool GATHERED, boo
     static constexpr int slots = SUMS ? FGA_SM90_REST_SLOTS : 1, records_kept = SUMS ? FGA_RECORDS : 1;
     /* Warps that do not compute: one cuts, some copy, some sum K and as many V. With summaries M = 128 has a warpgroup
      * more of them; beside one or three computing warpgroups its registers would be missed. */
-    static constexpr int others = SUMS && CONSUMERS == 2 ? 8 : 4, summers = !SUMS ? 0 : CONSUMERS == 2 ? 2 : 1,
+    static constexpr int others = SUMS && CONSUMERS == 2 ? 8 : 4,
+                         summers = !SUMS            ? 0
+                                   : CONSUMERS == 2 ? 2
+                                                    : 1,
                          copiers = others - 1 - 2 * summers;
     static_assert(RING % BN == 0 && (!GATHERED || RING >= FGA_SCAN_KEYS + 2 * BN),
                   "a scan fits beside a tile in use and one that is not full");
@@ -43,6 +46,8 @@ template <int D, int CONSUMERS, int BN, int STAGES, int RING, bool GATHERED, boo
         float slot_bias[slots];                    /* of summaries */
         int recorded[tiles];                       /* records when the tile was cut */
         int flags[tiles];
+        item_tables tables; /* the cutting warp's */
+        row_runs runs;
         uint64_t full[2][STAGES], empty[2][STAGES];
         uint64_t cut[tiles], used[tiles];
     };
@@ -335,14 +340,14 @@ template <typename T, typename S> struct consumer {
 template <typename S> struct registers {
     static constexpr int blocks = S::consumers == 1 ? 2 : 1, warpgroups = S::consumers + S::others / 4;
     static constexpr int start = 65536 / (128 * warpgroups * blocks) / 8 * 8;
-    static constexpr int producer = !S::gathered ? 24 : S::others == 8 ? 72 : S::consumers == 1 ? 96 : 80;
-    static constexpr int summer = S::others == 8 ? 56 : 0;
+    static constexpr int producer = !S::gathered ? 24 : S::others == 8 ? 64 : S::consumers == 1 ? 96 : 80;
+    static constexpr int summer = 64; /* where they are a warpgroup */
     static constexpr int consumer = !S::gathered        ? 240
                                     : S::consumers == 1 ? 160
                                     : S::consumers == 3 ? 144
                                     : S::sums           ? 192
                                                         : 208;
-    static_assert(producer + summer + S::consumers * consumer <= warpgroups * start,
+    static_assert(producer + (S::others == 8 ? summer : 0) + S::consumers * consumer <= warpgroups * start,
                   "else taking registers waits for ever");
 };
 
@@ -424,7 +429,7 @@ template <typename T, typename S> __device__ __forceinline__ void attend_gathere
             sum_up<T, S>(a, sh);
         }
     } else if (S::others == 8 && threadIdx.x < 256) {
-        give_registers<registers<S>::summer == 0 ? 24 : registers<S>::summer>();
+        give_registers<registers<S>::summer>();
         sum_up<T, S>(a, sh);
     } else {
         take_registers<registers<S>::consumer>();
@@ -452,7 +457,8 @@ __device__ __forceinline__ void attend_dense(const fga_gpu_attend &a, const CUte
 }
 
 template <int D, int ROWS, bool SUMS>
-using gathered = sm90_tile<D, ROWS / 64, FGA_SM90_KEYS(ROWS, SUMS), FGA_SM90_STAGES(ROWS), FGA_SM90_RING(ROWS), true, SUMS>;
+using gathered =
+    sm90_tile<D, ROWS / 64, FGA_SM90_KEYS(ROWS, SUMS), FGA_SM90_STAGES(ROWS), FGA_SM90_RING(ROWS), true, SUMS>;
 template <int D>
 using dense = sm90_tile<D, FGA_SM90_DENSE_ROWS / 64, FGA_SM90_DENSE_KEYS, FGA_SM90_DENSE_STAGES, FGA_SM90_DENSE_RING,
                         false, false>;

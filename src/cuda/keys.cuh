@@ -1,8 +1,8 @@
 /* keys.cuh - from a mask row to packed tiles: which rows of K and V each slot of a tile is.
  *
  * On sm_80 one warp scans the row's bits or runs 1,024 keys at a time into a ring in shared memory, just ahead of need,
- * and cuts tiles off it (on sm_90: cut.cuh). With remainder summaries the ring also names the groups of which nothing is kept, and tiles start with
- * what earlier tiles' groups left (rest.cuh).
+ * and cuts tiles off it (on sm_90: cut.cuh). With remainder summaries the ring also names the groups of which nothing
+ * is kept, and tiles start with what earlier tiles' groups left (rest.cuh).
  */
 #ifndef FGA_CUDA_KEYS_CUH
 #define FGA_CUDA_KEYS_CUH

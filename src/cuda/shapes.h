@@ -28,8 +28,8 @@
  *   M = 64:  two thread blocks share a processor, 80 keys, two stages; with summaries 64 keys, for the shared memory.
  *   dense:   128 queries, whole tiles by the copy engine: 176 keys, so that the softmax's fixed costs come less often.
  *
- * With remainder summaries some warps sum, of one more warpgroup for M = 128. Lists lie in a ring of whole tiles: 1,024 keys at a time are put
- * there, ahead of a tile in use and of one that is not yet full.
+ * With remainder summaries some warps sum, of one more warpgroup for M = 128. Lists lie in a ring of whole tiles: 1,024
+ * keys at a time are put there, ahead of a tile in use and of one that is not yet full.
  */
 #define FGA_SM90_KEYS(rows, sums) ((rows) == 192 ? 64 : (rows) == 128 ? 128 : (sums) ? 64 : 80)
 #define FGA_SM90_STAGES(rows) ((rows) == 192 ? 4 : 2)
