@@ -4,8 +4,8 @@
  * Warps of their own sum the rows of a tile while they lie in shared memory, each some channels of K or of V. A sum
  * over a group's keys is a product with a matrix of ones and zeros, [channels][keys] by [keys][8 groups], which is
  * exact but for the sum itself; the warp that cuts has recorded which entries a group has, so there is nothing to
- * search. Eight records, the first a multiple of 8, are a window: its sums are in registers, a record's in the column
- * of its number. Rows of keys that are not read are zeros in shared memory, and rows of no group meet zeros only.
+ * search. Eight records are a window, whose sums are in registers; after each tile it begins with the first record that
+ * goes on. Rows of keys that are not read are zeros in shared memory, and rows of no group meet zeros only.
  */
 #ifndef FGA_CUDA_SUMS_CUH
 #define FGA_CUDA_SUMS_CUH
@@ -40,7 +40,7 @@ template <typename T, typename S> struct summer {
     const fga_gpu_attend &a;
     typename S::shared &sh;
     int tensor, index; /* 0: K, 1: V; of the warp among those of its tensor */
-    int next = 0;      /* the first record whose summary is not written */
+    int base = 0;      /* the window's first record; those before it are done */
     place<S> at = {};
     int64_t groups = 0;        /* of the item: where those of its head begin */
     float sum[blocks][4] = {}; /* of the window: channels by groups, as products leave them */
@@ -65,7 +65,7 @@ template <typename T, typename S> struct summer {
 
     __device__ __forceinline__ part part_of(int record, int recorded) const
     {
-        if (record - next < 0 || record - recorded >= 0) {
+        if (record - recorded >= 0) {
             return {0, 0, false};
         }
         const group_record &r = sh.records[(uint32_t)record % FGA_RECORDS];
@@ -75,32 +75,32 @@ template <typename T, typename S> struct summer {
         return {max(first, 0), min(last, S::keys), last <= S::keys};
     }
 
-    /* The right operand: two rows from k on, of the column that has rows [first, last). */
-    __device__ __forceinline__ uint32_t ones(const part &p, int k) const
+    /* The right operand: of two rows, one for each of the two lowest bits. */
+    static __device__ __forceinline__ uint32_t ones(uint32_t bits)
     {
-        const uint32_t one = one_as_word<T>();
-        return (k >= p.first && k < p.last ? one : 0) | (k + 1 >= p.first && k + 1 < p.last ? one << 16 : 0);
+        return ((bits | bits << 15) & 0x10001u) * one_as_word<T>();
     }
 
-    __device__ __forceinline__ void add_rows(int window, int recorded)
+    __device__ __forceinline__ void add_rows(int recorded)
     {
-        part p = part_of(window + lane() / 4, recorded);
+        part p = part_of(base + lane() / 4, recorded);
+        /* A group's rows are consecutive, and so are the window's. */
+        int first = __reduce_min_sync(0xFFFFFFFFu, p.first < p.last ? p.first : S::keys) / 16;
+        int last = __reduce_max_sync(0xFFFFFFFFu, p.last);
         int key = (lane() & 7) + (lane() >> 4) * 8, chunk = index * (channels / 8) + (lane() >> 3 & 1);
-        uint32_t from =
-            shared_address(sh.rows[tensor][at.stage]) + fga_swizzled(S::keys, (uint32_t)key, (uint32_t)chunk);
+        uint32_t from = shared_address(sh.rows[tensor][at.stage]) + first * 16 * 128 +
+                        fga_swizzled(S::keys, (uint32_t)key, (uint32_t)chunk);
 #pragma unroll 1
-        for (int step = 0; step < S::keys / 16; step++) {
-            int k = step * 16 + 2 * (lane() & 3);
-            uint32_t low = ones(p, k), high = ones(p, k + 8);
-            if (__ballot_sync(0xFFFFFFFFu, (low | high) != 0) == 0) {
-                continue;
-            }
+        for (int k = first * 16; k < last; k += 16) {
+            int low = min(max(p.first - k, 0), 16), high = min(max(p.last - k, 0), 16);
+            uint32_t bits = ((1u << high) - 1) >> low << low >> 2 * (lane() & 3);
 #pragma unroll
             for (int i = 0; i < blocks; i++) { /* two chunks on: one bit of the swizzled place, or another column */
                 uint32_t transposed[4];
-                load_matrices_transposed(transposed, (from ^ i % 4 * 32) + i / 4 * S::keys * 128 + step * 16 * 128);
-                multiply_add<T>(sum[i], transposed, low, high);
+                load_matrices_transposed(transposed, (from ^ i % 4 * 32) + i / 4 * S::keys * 128);
+                multiply_add<T>(sum[i], transposed, ones(bits), ones(bits >> 8));
             }
+            from += 16 * 128;
         }
     }
 
@@ -166,46 +166,46 @@ template <typename T, typename S> struct summer {
         }
     }
 
-    /* Empties the columns of records before `end`. */
-    __device__ __forceinline__ void clear(int window, int own, int end)
+    /* Makes the window begin with its column-th record, whose sums may go on; 8: a new one. */
+    __device__ __forceinline__ void move_window(int column)
     {
+        int from = (lane() & ~3) + (column >> 1);
+        bool odd = column & 1;
+        base += column;
+        if (column == 0) {
+            return;
+        }
 #pragma unroll
-        for (int j = 0; j < 2; j++) {
-            if (window + 2 * (lane() & 3) + j - end < 0) {
+        for (int i = 0; i < blocks; i++) {
 #pragma unroll
-                for (int i = 0; i < blocks; i++) {
-                    sum[i][j] = sum[i][j + 2] = 0;
-                }
+            for (int row = 0; row < 4; row += 2) {
+                float moved = __shfl_sync(0xFFFFFFFFu, odd ? sum[i][row + 1] : sum[i][row], from);
+                sum[i][row] = column < 8 && (lane() & 3) == 0 ? moved : 0.0f;
+                sum[i][row + 1] = 0;
             }
         }
-        bias = own - end < 0 ? 0.0f : bias;
+        float moved = __shfl_sync(0xFFFFFFFFu, bias, (column >> 1) + 4 * (column & 1));
+        bias = column < 8 && lane() == 0 ? moved : 0.0f;
     }
 
     __device__ __forceinline__ void sum_tile()
     {
-        int recorded = sh.recorded[at.table];
-        while (next - recorded < 0) {
-            int window = next & ~7, own = window + own_column();
+        int recorded = sh.recorded[at.table], ended = 8;
+        while (ended == 8 && base - recorded < 0) {
+            int own = base + own_column();
             const group_record &r = sh.records[(uint32_t)own % FGA_RECORDS];
             bool ends = part_of(own, recorded).ends, wanted = ends && r.left > 0;
             ask_for_sums(r.group, wanted);
-            add_rows(window, recorded);
+            add_rows(recorded);
             add_biases(own, recorded);
-            int ended = __popc(__ballot_sync(0xFFFFFFFFu, ends)) / 4;
-            if (ended == 0) {
-                break;
-            }
             if (__ballot_sync(0xFFFFFFFFu, wanted) != 0) {
                 write(r, wanted);
                 if (wanted) {
                     write_bias(r);
                 }
             }
-            next += ended;
-            clear(window, own, next);
-            if ((next & 7) != 0) {
-                break; /* the window goes on in the next tile */
-            }
+            ended = __popc(__ballot_sync(0xFFFFFFFFu, ends)) / 4;
+            move_window(ended);
         }
     }
 
