@@ -48,7 +48,7 @@ template <typename T, typename S> struct summer {
 
     static __device__ __forceinline__ int lane()
     {
-        return threadIdx.x & 31;
+        return lane_now();
     }
 
     /* The record of which the lane writes channel pairs: the second of its two columns in every other row of lanes. */
@@ -87,13 +87,14 @@ template <typename T, typename S> struct summer {
         /* A group's rows are consecutive, and so are the window's. */
         int first = __reduce_min_sync(0xFFFFFFFFu, p.first < p.last ? p.first : S::keys) / 16;
         int last = __reduce_max_sync(0xFFFFFFFFu, p.last);
-        int key = (lane() & 7) + (lane() >> 4) * 8, chunk = index * (channels / 8) + (lane() >> 3 & 1);
+        int lane = this->lane();
+        int key = (lane & 7) + (lane >> 4) * 8, chunk = index * (channels / 8) + (lane >> 3 & 1);
         uint32_t from = shared_address(sh.rows[tensor][at.stage]) + first * 16 * 128 +
                         fga_swizzled(S::keys, (uint32_t)key, (uint32_t)chunk);
 #pragma unroll 1
         for (int k = first * 16; k < last; k += 16) {
             int low = min(max(p.first - k, 0), 16), high = min(max(p.last - k, 0), 16);
-            uint32_t bits = ((1u << high) - 1) >> low << low >> 2 * (lane() & 3);
+            uint32_t bits = ((1u << high) - 1) >> low << low >> 2 * (lane & 3);
 #pragma unroll
             for (int i = 0; i < blocks; i++) { /* two chunks on: one bit of the swizzled place, or another column */
                 uint32_t transposed[4];
