@@ -211,6 +211,7 @@ static void measure_masks(bench *b)
     for (int m = 16; m <= 32; m *= 2) {
         if (opt->m == m || (opt->m == 0 && !least)) {
             measure(b, m, 16, 0.3, false);
+            measure(b, m, 1, 0.1, false);
         }
     }
 }

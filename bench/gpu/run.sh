@@ -69,7 +69,10 @@ timings() {
             --m $m --csv "$out/m$m.csv"
     done
     for m in 16 32; do
-        step "bench-$m" 10 "$bench" --short --no-dense --tokens 32760 --heads "$heads" --repeats 5 --m $m --csv "$out/m$m.csv"
+        for family in sm90 sm80; do
+            step "bench-$m-$family" 10 "$bench" --short --no-dense --tokens 32760 --heads "$heads" --repeats 5 \
+                --variant $family --m $m --csv "$out/m$m-$family.csv"
+        done
     done
     step bench-long 25 "$bench" --short --tokens 75600 --heads "$heads" --repeats 7 --m 128 --csv "$out/long.csv"
 }

@@ -130,7 +130,7 @@ template <typename S> struct copier {
 
     __device__ __forceinline__ void copy_item(int n)
     {
-        sources = sources_of(a, item_at(a, n), S::slots);
+        sources = sources_of(a, item_of<S>(a, n), S::slots);
         while (copy_tile()) {
         }
     }

@@ -121,6 +121,9 @@ template <typename S> struct cutter {
             if (i >= pending) {
                 sh.ring[at] = FGA_ENTRY_NONE;
                 sh.bias[at] = minus_infinity();
+                if constexpr (S::grouped) {
+                    sh.members[at] = 0;
+                }
             } else if (!biased) {
                 sh.bias[at] = 0;
             }
@@ -148,17 +151,17 @@ template <typename S> struct cutter {
         if (words != nullptr) {
             return valid & fga_word_bits(word, start + 32 * (int)(threadIdx.x & 31), a.tile_shift);
         }
-        row_runs runs = sh.runs;
+        row_runs runs = sh.runs[0];
         valid &= keys_of_runs(a, runs, start);
-        keep_runs(runs);
+        keep_runs(0, runs);
         return valid;
     }
 
-    __device__ __forceinline__ void keep_runs(const row_runs &runs)
+    __device__ __forceinline__ void keep_runs(int i, const row_runs &runs)
     {
         __syncwarp();
         if ((threadIdx.x & 31) == 0) {
-            sh.runs = runs;
+            sh.runs[i] = runs;
         }
         __syncwarp();
     }
@@ -353,7 +356,7 @@ template <typename S> struct cutter {
 
     __device__ __forceinline__ int start_item(int n)
     {
-        item t = item_at(a, n);
+        item t = item_of<S>(a, n);
         item_tables tables = tables_of(a, t);
         masked = t.mask_row >= 0;
         summaries = tables.count != nullptr;
@@ -362,7 +365,9 @@ template <typename S> struct cutter {
         if (masked && a.mask.bits != nullptr) {
             words = reinterpret_cast<const uint32_t *>(a.mask.bits + t.mask_row * a.mask_words);
         } else if (masked) {
-            keep_runs(runs_of(a, t.mask_row));
+            for (int i = 0; i < t.blocks; i++) {
+                keep_runs(i, runs_of(a, t.mask_row + i));
+            }
         }
         __syncwarp();
         if ((threadIdx.x & 31) == 0) {
@@ -385,8 +390,89 @@ template <typename S> struct cutter {
         hand_over(S::keys);
     }
 
+    /* ---- several blocks at a time ------------------------------------------------------------------------------- */
+
+    /* Which of the lane's 32 keys from `start` on each block lists: bits of the mask, not looked at before use. */
+    __device__ __forceinline__ void load_words(const item &t, int start, uint32_t (&word)[FGA_SM90_GROUPED]) const
+    {
+#pragma unroll
+        for (int i = 0; i < FGA_SM90_GROUPED; i++) {
+            int first = start + 32 * (int)(threadIdx.x & 31);
+            bool has = i < t.blocks && words != nullptr && first < a.key_len;
+            word[i] = has ? __ldg(words + (int64_t)i * a.mask_words * 2 + (first >> a.tile_shift >> 5)) : 0;
+        }
+    }
+
+    __device__ __forceinline__ uint32_t keys_of_block(const item &t, int i, int start, uint32_t word)
+    {
+        if (i >= t.blocks) {
+            return 0;
+        }
+        if (!masked) {
+            return block_is_live(a, t.u + i) ? 0xFFFFFFFFu : 0;
+        }
+        if (words != nullptr) {
+            return fga_word_bits(word, start + 32 * (int)(threadIdx.x & 31), a.tile_shift);
+        }
+        row_runs runs = sh.runs[i];
+        uint32_t keys = keys_of_runs(a, runs, start);
+        keep_runs(i, runs);
+        return keys;
+    }
+
+    /* Lists the keys that any block lists, and for each the blocks that do. */
+    __device__ __forceinline__ void scan_group(int start, uint32_t listed, const uint32_t (&keys)[FGA_SM90_GROUPED])
+    {
+        int mine = __popc(listed), sum = sum_up_to_lane(mine), total = __shfl_sync(0xFFFFFFFFu, sum, 31);
+        reserve(total);
+        int first = start + 32 * (int)(threadIdx.x & 31), at = place_of(pending + sum - mine);
+        const float *bias = sh.tables.bias;
+        for (; listed != 0; listed &= listed - 1) {
+            int bit = __ffs(listed) - 1;
+            uint32_t e = (uint32_t)(first + bit), members = 0;
+#pragma unroll
+            for (int i = 0; i < FGA_SM90_GROUPED; i++) {
+                members |= (keys[i] >> bit & 1) << i;
+            }
+            if (biased) {
+                float b = bias != nullptr ? bias[e] * log2_e : 0.0f;
+                e |= b == minus_infinity() ? FGA_ENTRY_DEAD : 0;
+                sh.bias[at] = b;
+            }
+            sh.ring[at] = e;
+            sh.members[at] = (uint8_t)members;
+            at = in_ring(at + 1);
+        }
+        hand_over(total);
+    }
+
+    __device__ __forceinline__ void cut_group(int n)
+    {
+        item t = item_of<S>(a, n);
+        int first_tile = tiles;
+        start_item(n);
+        biased = biased || a.scale_log2 <= 0; /* keys of others have -inf, which no factor may change */
+        uint32_t ahead[FGA_SM90_GROUPED];
+        load_words(t, 0, ahead);
+        for (int start = 0; start < a.key_len; start += FGA_SCAN_KEYS) {
+            uint32_t keys[FGA_SM90_GROUPED], any = 0, valid = valid_keys(a, start);
+#pragma unroll
+            for (int i = 0; i < FGA_SM90_GROUPED; i++) {
+                keys[i] = keys_of_block(t, i, start, ahead[i]);
+                any |= keys[i];
+            }
+            load_words(t, start + FGA_SCAN_KEYS, ahead);
+            scan_group(start, any & valid, keys);
+        }
+        end_item(first_tile);
+    }
+
     __device__ __forceinline__ void cut_item(int n)
     {
+        if constexpr (S::grouped) {
+            cut_group(n);
+            return;
+        }
         int start = start_item(n), first_tile = tiles;
         uint32_t word[ahead];
 #pragma unroll
