@@ -61,9 +61,9 @@ static CUresult unload_module(CUmodule module)
 /* A kernel is its name. */
 static CUresult get_function(CUfunction *function, CUmodule module, const char *name)
 {
-    static char names[32][48];
+    static char names[96][48];
     (void)module;
-    for (int i = 0; i < 32; i++) {
+    for (int i = 0; i < 96; i++) {
         if (names[i][0] == '\0') {
             snprintf(names[i], sizeof names[i], "%s", name);
         }
