@@ -178,25 +178,40 @@ static void make_sums(bench *b)
     free(host);
 }
 
+static void measure_each(bench *b, int m, const int *ns, int count, double density, bool summaries)
+{
+    for (int i = 0; i < count; i++) {
+        measure(b, m, ns[i], density, false);
+    }
+    if (summaries) {
+        measure(b, m, 1, density, true);
+    }
+}
+
+/* The rate by N at M = 128 and density 0.3; by density; the other M. Briefly: less of the last two, least of a long
+ * sequence. */
 static void measure_masks(bench *b)
 {
-    static const int ns[] = {1, 8, 64, 2, 4, 16, 32}, ms[] = {128, 192, 64};
-    static const double densities[] = {0.3, 0.1, 0.05, 0.5};
+    static const int ns[] = {1, 2, 4, 8, 16, 32, 64}, few[] = {1, 8, 64};
+    static const double densities[] = {0.1, 0.5, 0.2, 0.05};
     const options *opt = b->opt;
-    for (int i = 0; i < 3; i++) {
-        if (opt->m != 0 && opt->m != ms[i]) {
-            continue;
+    bool least = opt->brief && b->data.tokens > 40000;
+    if (opt->m == 0 || opt->m == 128) {
+        measure_each(b, 128, least ? few : ns, least ? 3 : 7, 0.3, true);
+        for (int i = 0; i < (least ? 1 : 4); i++) {
+            measure_each(b, 128, opt->brief ? few : ns, least ? 1 : opt->brief ? 2 : 7, densities[i], true);
         }
-        for (int j = 0; j < (opt->brief ? 2 : 4); j++) {
-            for (int k = 0; k < (opt->brief || ms[i] != 128 ? 3 : 7); k++) {
-                measure(b, ms[i], ns[k], densities[j], false);
-            }
-            measure(b, ms[i], 1, densities[j], true);
+    }
+    for (int m = 64; m <= 192; m += 128) {
+        if (least ? opt->m == m : opt->m == 0 || opt->m == m) {
+            measure_each(b, m, few, opt->brief ? 2 : 3, 0.3, true);
+            measure_each(b, m, few, opt->brief ? 1 : 3, 0.1, true);
         }
     }
     for (int m = 16; m <= 32; m *= 2) {
-        if (opt->m == m || (opt->m == 0 && !opt->brief)) {
+        if (opt->m == m || (opt->m == 0 && !least)) {
             measure(b, m, 16, 0.3, false);
+            measure(b, m, 1, 0.1, false);
         }
     }
 }

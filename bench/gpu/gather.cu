@@ -1,6 +1,7 @@
 /* gather.cu - how fast rows of 256 bytes come into shared memory: cp.async 16 bytes at a time against tensor-map boxes
  * of 64 channels by 1 to 32 rows, for runs of as many rows scattered at random. No arithmetic; each thread block keeps
- * STAGES tiles of 128 rows on their way. Both ways must see the same data: the exclusive-or of all rows' first words.
+ * STAGES tiles of 128 rows on their way, and cp.async has their numbers a tile ahead (boxes are limited by their number
+ * long before). Both ways must see the same data: the exclusive-or of all rows' first words.
  *
  *   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a -Iinclude -Isrc bench/gpu/gather.cu -o bench_gather
  */
@@ -43,27 +44,37 @@ __device__ unsigned first_word(const unsigned char *rows)
 __global__ void __launch_bounds__(THREADS) by_cp_async(work w)
 {
     tiles &sh = shared_tiles();
-    unsigned seen = 0;
-    auto start = [&](int tile, int stage) {
+    unsigned seen = 0, sources[16]; /* rows of the tile to be copied next, known before its turn */
+    int chunk = threadIdx.x % 16, row = threadIdx.x / 16;
+    auto load = [&](int tile) {
         if (tile < w.tiles) {
-            int chunk = threadIdx.x % 16, row = threadIdx.x / 16;
-            uint32_t to = fga::shared_address(sh.rows[stage]) + fga_swizzled(ROWS, row, chunk);
             const int *starts = w.starts + (int64_t)tile * (ROWS / w.run);
 #pragma unroll
             for (int i = 0; i < 16; i++) {
                 int slot = row + 8 * i;
-                unsigned source = __ldg(starts + (slot >> w.shift)) + (slot & (w.run - 1));
-                fga::copy_async_16(to + i * 1024, w.rows + (uint64_t)source * ROW_BYTES + chunk * 16, true);
+                sources[i] = __ldg(starts + (slot >> w.shift)) + (slot & (w.run - 1));
+            }
+        }
+    };
+    auto start = [&](int tile, int stage) {
+        if (tile < w.tiles) {
+            uint32_t to = fga::shared_address(sh.rows[stage]) + fga_swizzled(ROWS, row, chunk);
+#pragma unroll
+            for (int i = 0; i < 16; i++) {
+                fga::copy_async_16(to + i * 1024, w.rows + (uint64_t)sources[i] * ROW_BYTES + chunk * 16, true);
             }
         }
         fga::copy_async_commit();
     };
+    load(blockIdx.x);
     for (int i = 0; i < STAGES - 1; i++) {
         start(blockIdx.x + i * gridDim.x, i);
+        load(blockIdx.x + (i + 1) * gridDim.x);
     }
     int stage = 0;
     for (int tile = blockIdx.x; tile < w.tiles; tile += gridDim.x) {
         start(tile + (STAGES - 1) * gridDim.x, (stage + STAGES - 1) % STAGES);
+        load(tile + STAGES * gridDim.x);
         fga::copy_async_wait<STAGES - 1>();
         __syncthreads();
         seen ^= first_word(sh.rows[stage]);

@@ -70,30 +70,48 @@ static bool choose_sm80(const fga_attend_desc *d, fga_gpu_attend_plan *p, kernel
     return true;
 }
 
+/* Blocks of 16 and 32 queries: those of 128 share a list. Their summaries are left to sm_80's kernel. */
+static void choose_grouped(const fga_attend_desc *d, fga_gpu_attend_plan *p, kernel_names *names)
+{
+    p->part_rows = p->rows;
+    p->gather.threads = FGA_SM90_THREADS(128, false);
+    p->gather.shared_bytes =
+        FGA_SM90_SHARED(p->dim, 128, FGA_SM90_KEYS(128, false), FGA_SM90_STAGES(128), FGA_SM90_RING(128), false, true);
+    snprintf(names->gather, sizeof names->gather, "fga_sm90_%s_d%d_grouped", fga_dtype_name(d->dtype), p->dim);
+    p->rest_slots = FGA_REST_SLOTS(FGA_SM80_KEYS(p->dim));
+    p->sums.threads = p->rows * 2;
+    p->sums.shared_bytes = FGA_SM80_SHARED(p->dim);
+    snprintf(names->sums, sizeof names->sums, "fga_sm80_%s_d%d", fga_dtype_name(d->dtype), p->dim);
+}
+
 static bool choose_sm90(const fga_attend_desc *d, fga_gpu_attend_plan *p, kernel_names *names)
 {
     static const int32_t widths[] = {64, 128};
     p->dim = width_for(d->head_dim, widths, 2);
     p->rows = d->block_m != 0 ? d->block_m : FGA_SM90_DENSE_ROWS;
-    if (p->dim == 0 || p->rows < 64) {
+    if (p->dim == 0) {
         return false;
+    }
+    if (p->rows < 64) {
+        choose_grouped(d, p, names);
+        return true;
     }
     const char *dtype = fga_dtype_name(d->dtype);
     p->part_rows = p->rows;
     p->gather.threads = FGA_SM90_THREADS(p->rows, false);
     p->gather.shared_bytes = FGA_SM90_SHARED(p->dim, p->rows, FGA_SM90_KEYS(p->rows, false), FGA_SM90_STAGES(p->rows),
-                                             FGA_SM90_RING(p->rows), false);
+                                             FGA_SM90_RING(p->rows), false, false);
     snprintf(names->gather, sizeof names->gather, "fga_sm90_%s_d%d_m%d", dtype, p->dim, p->rows);
     p->rest_slots = FGA_SM90_REST_SLOTS;
     p->sums.threads = FGA_SM90_THREADS(p->rows, true);
     p->sums.shared_bytes = FGA_SM90_SHARED(p->dim, p->rows, FGA_SM90_KEYS(p->rows, true), FGA_SM90_STAGES(p->rows),
-                                           FGA_SM90_RING(p->rows), true);
+                                           FGA_SM90_RING(p->rows), true, false);
     snprintf(names->sums, sizeof names->sums, "fga_sm90_%s_d%d_m%d_sums", dtype, p->dim, p->rows);
     if (d->block_m == 0) {
         p->dense_keys = FGA_SM90_DENSE_KEYS;
         p->dense.threads = FGA_SM90_THREADS(FGA_SM90_DENSE_ROWS, false);
-        p->dense.shared_bytes = FGA_SM90_SHARED(p->dim, FGA_SM90_DENSE_ROWS, FGA_SM90_DENSE_KEYS,
-                                                FGA_SM90_DENSE_STAGES, FGA_SM90_DENSE_RING, false);
+        p->dense.shared_bytes = FGA_SM90_SHARED(p->dim, FGA_SM90_DENSE_ROWS, FGA_SM90_DENSE_KEYS, FGA_SM90_DENSE_STAGES,
+                                                FGA_SM90_DENSE_RING, false, false);
         snprintf(names->dense, sizeof names->dense, "fga_sm90_%s_d%d_dense", dtype, p->dim);
     }
     return true;
@@ -211,7 +229,7 @@ fga_status fga_gpu_attend_prepare(fga_context *ctx, const fga_attend_desc *d, fg
     fga_status status;
     FGA_CHECK(find_attend(ctx, family, names.gather, items, &p->gather));
     if (d->block_m != 0 && names.sums[0] != '\0') {
-        FGA_CHECK(find_attend(ctx, family, names.sums, items, &p->sums));
+        FGA_CHECK(find_attend(ctx, p->rows < 64 ? SM80 : family, names.sums, items, &p->sums));
     }
     if (names.dense[0] != '\0') {
         FGA_CHECK(find_attend(ctx, family, names.dense, items, &p->dense));

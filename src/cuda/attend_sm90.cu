@@ -4,8 +4,8 @@
  * with remainder summaries one more sums what is kept (sums.cuh). K and V travel through rings of STAGES tiles of their
  * own, each stage with a barrier for "full" and one for "empty"; lists through a ring of more tiles, with "cut" and
  * "used". Gathered rows are copied 16 bytes at a time straight to where the tensor cores' 128-byte swizzle wants them;
- * dense tiles come through the copy engine, which swizzles by itself. While the scores of a tile and the weighted values
- * of the tile before it are in the tensor cores, the other warpgroup has its turn at the exponentials.
+ * dense tiles come through the copy engine, which swizzles by itself. While the scores of a tile and the weighted
+ * values of the tile before it are in the tensor cores, the other warpgroup has its turn at the exponentials.
  *
  * An item ends with a tile that holds nothing (TILE_END), so that no one needs to know beforehand how many there are.
  */
@@ -21,18 +21,24 @@ namespace fga
 /* Named barriers: 0 is __syncthreads. */
 enum { BARRIER_TURN = 2, BARRIER_CONSUMER = 4 };
 
-/* GATHERED: rows of lists, else whole tiles through the copy engine; SUMS: with remainder summaries. */
-template <int D, int CONSUMERS, int BN, int STAGES, int RING, bool GATHERED, bool SUMS> struct sm90_tile {
-    static constexpr bool gathered = GATHERED, sums = SUMS;
+/* WHOLE: whole tiles through the copy engine; else rows of lists; SUMMED: with remainder summaries; GROUPED: of several
+ * small blocks at a time, each of which sees its own keys of their common list. */
+enum tile_kind { WHOLE, LISTED, SUMMED, GROUPED };
+
+template <int D, int CONSUMERS, int BN, int STAGES, int RING, tile_kind KIND> struct sm90_tile {
+    static constexpr bool gathered = KIND != WHOLE, sums = KIND == SUMMED, grouped = KIND == GROUPED;
     static constexpr int dim = D, consumers = CONSUMERS, keys = BN, stages = STAGES, ring = RING, tiles = RING / BN;
-    static constexpr int slots = SUMS ? FGA_SM90_REST_SLOTS : 1, records_kept = SUMS ? FGA_RECORDS : 1;
+    static constexpr int slots = sums ? FGA_SM90_REST_SLOTS : 1, records_kept = sums ? FGA_RECORDS : 1;
     /* Warps that do not compute: one cuts, some copy, some sum K and as many V. With summaries M = 128 has a warpgroup
      * more of them; beside one or three computing warpgroups its registers would be missed. */
-    static constexpr int others = SUMS && CONSUMERS == 2 ? 8 : 4, summers = !SUMS ? 0 : CONSUMERS == 2 ? 2 : 1,
+    static constexpr int others = sums && CONSUMERS == 2 ? 8 : 4,
+                         summers = !sums            ? 0
+                                   : CONSUMERS == 2 ? 2
+                                                    : 1,
                          copiers = others - 1 - 2 * summers;
-    static_assert(RING % BN == 0 && (!GATHERED || RING >= FGA_SCAN_KEYS + 2 * BN),
+    static_assert(RING % BN == 0 && (!gathered || RING >= FGA_SCAN_KEYS + 2 * BN),
                   "a scan fits beside a tile in use and one that is not full");
-    static_assert(!SUMS || FGA_RECORDS >= FGA_SCAN_KEYS / 8 + 2 * BN - 1, "and so do its records");
+    static_assert(!sums || FGA_RECORDS >= FGA_SCAN_KEYS / 8 + 2 * BN - 1, "and so do its records");
 
     struct shared {
         unsigned char q[CONSUMERS][64 * D * 2];    /* columns of 64 channels, swizzled, as all tiles here */
@@ -43,10 +49,13 @@ template <int D, int CONSUMERS, int BN, int STAGES, int RING, bool GATHERED, boo
         float slot_bias[slots];                    /* of summaries */
         int recorded[tiles];                       /* records when the tile was cut */
         int flags[tiles];
+        item_tables tables; /* the cutting warp's */
+        row_runs runs[grouped ? FGA_SM90_GROUPED : 1];
+        uint8_t members[grouped ? RING : 8]; /* bit i: the i-th block lists the entry */
         uint64_t full[2][STAGES], empty[2][STAGES];
         uint64_t cut[tiles], used[tiles];
     };
-    static_assert(sizeof(shared) + 1024 <= FGA_SM90_SHARED(D, 64 * CONSUMERS, BN, STAGES, RING, SUMS),
+    static_assert(sizeof(shared) + 1024 <= FGA_SM90_SHARED(D, 64 * CONSUMERS, BN, STAGES, RING, sums, grouped),
                   "the host's idea of it");
 };
 
@@ -188,6 +197,9 @@ template <typename T, typename S> struct consumer {
             }
             factor = 1;
         }
+        if constexpr (S::grouped) {
+            hide_others(table);
+        }
 #pragma unroll
         for (int i = 0; i < S::keys / 8; i++) {
             largest[0] = fmaxf(largest[0], fmaxf(s[4 * i], s[4 * i + 1]));
@@ -206,6 +218,21 @@ template <typename T, typename S> struct consumer {
         for (int i = 0; i < S::keys / 2; i++) {
             s[i] = exp2_fast(fmaf(s[i], factor, -base[i >> 1 & 1]));
             sum[i >> 1 & 1] += s[i];
+        }
+    }
+
+    /* Hides the keys that the warp's block does not list. */
+    __device__ __forceinline__ void hide_others(int table)
+    {
+        int block = (index * 64 + (threadIdx.x & 127) / 32 * 16) / a.block_rows;
+        const uint8_t *members = sh.members + table * S::keys + (threadIdx.x & 3) * 2;
+#pragma unroll
+        for (int i = 0; i < S::keys / 8; i++) {
+            uint32_t both = *reinterpret_cast<const uint16_t *>(members + i * 8) >> block;
+            s[4 * i] = both & 1 ? s[4 * i] : minus_infinity();
+            s[4 * i + 1] = both & 0x100 ? s[4 * i + 1] : minus_infinity();
+            s[4 * i + 2] = both & 1 ? s[4 * i + 2] : minus_infinity();
+            s[4 * i + 3] = both & 0x100 ? s[4 * i + 3] : minus_infinity();
         }
     }
 
@@ -335,14 +362,19 @@ template <typename T, typename S> struct consumer {
 template <typename S> struct registers {
     static constexpr int blocks = S::consumers == 1 ? 2 : 1, warpgroups = S::consumers + S::others / 4;
     static constexpr int start = 65536 / (128 * warpgroups * blocks) / 8 * 8;
-    static constexpr int producer = !S::gathered ? 24 : S::others == 8 ? 72 : S::consumers == 1 ? 96 : 80;
-    static constexpr int summer = S::others == 8 ? 56 : 0;
+    static constexpr int producer = !S::gathered        ? 24
+                                    : S::grouped        ? 104
+                                    : S::others == 8    ? 64
+                                    : S::consumers == 1 ? 96
+                                                        : 80;
+    static constexpr int summer = 64; /* where they are a warpgroup */
     static constexpr int consumer = !S::gathered        ? 240
+                                    : S::grouped        ? 200
                                     : S::consumers == 1 ? 160
                                     : S::consumers == 3 ? 144
                                     : S::sums           ? 192
                                                         : 208;
-    static_assert(producer + summer + S::consumers * consumer <= warpgroups * start,
+    static_assert(producer + (S::others == 8 ? summer : 0) + S::consumers * consumer <= warpgroups * start,
                   "else taking registers waits for ever");
 };
 
@@ -374,7 +406,7 @@ __device__ __forceinline__ void consume(const fga_gpu_attend &a, typename S::sha
     if (S::consumers == 2 && c.index == 1) {
         named_arrive(BARRIER_TURN, 256); /* the first turn is the first warpgroup's */
     }
-    for_items(a, [&](int n) { c.attend(item_at(a, n)); });
+    for_items<S>(a, [&](int n) { c.attend(item_of<S>(a, n)); });
 }
 
 template <typename S> __device__ __forceinline__ void produce(const fga_gpu_attend &a, typename S::shared &sh)
@@ -382,11 +414,11 @@ template <typename S> __device__ __forceinline__ void produce(const fga_gpu_atte
     int warp = threadIdx.x / 32;
     if (warp == 0) {
         cutter<S> c = {a, sh};
-        for_items(a, [&](int n) { c.cut_item(n); });
+        for_items<S>(a, [&](int n) { c.cut_item(n); });
     } else if (warp <= S::copiers) {
         copier<S> c = {a, sh, warp - 1};
         c.prepare();
-        for_items(a, [&](int n) { c.copy_item(n); });
+        for_items<S>(a, [&](int n) { c.copy_item(n); });
         copy_async_commit();
         copy_async_wait<0>();
     }
@@ -399,7 +431,7 @@ __device__ __forceinline__ void sum_up(const fga_gpu_attend &a, typename S::shar
         int warp = (int)threadIdx.x / 32 - 1 - S::copiers;
         if (warp >= 0) {
             summer<T, S> s = {a, sh, warp / S::summers, warp % S::summers};
-            for_items(a, [&](int n) { s.sum_item(n); });
+            for_items<S>(a, [&](int n) { s.sum_item(n); });
         }
     }
 }
@@ -424,7 +456,7 @@ template <typename T, typename S> __device__ __forceinline__ void attend_gathere
             sum_up<T, S>(a, sh);
         }
     } else if (S::others == 8 && threadIdx.x < 256) {
-        give_registers<registers<S>::summer == 0 ? 24 : registers<S>::summer>();
+        give_registers<registers<S>::summer>();
         sum_up<T, S>(a, sh);
     } else {
         take_registers<registers<S>::consumer>();
@@ -443,7 +475,7 @@ __device__ __forceinline__ void attend_dense(const fga_gpu_attend &a, const CUte
         if (threadIdx.x < 32) {
             const CUtensorMap *const maps[2] = {k, v};
             place<S> at;
-            for_items(a, [&](int n) { copy_tiles<S>(a, item_at(a, n), sh, maps, at); });
+            for_items<S>(a, [&](int n) { copy_tiles<S>(a, item_of<S>(a, n), sh, maps, at); });
         }
     } else {
         take_registers<registers<S>::consumer>();
@@ -452,10 +484,13 @@ __device__ __forceinline__ void attend_dense(const fga_gpu_attend &a, const CUte
 }
 
 template <int D, int ROWS, bool SUMS>
-using gathered = sm90_tile<D, ROWS / 64, FGA_SM90_KEYS(ROWS, SUMS), FGA_SM90_STAGES(ROWS), FGA_SM90_RING(ROWS), true, SUMS>;
+using gathered = sm90_tile<D, ROWS / 64, FGA_SM90_KEYS(ROWS, SUMS), FGA_SM90_STAGES(ROWS), FGA_SM90_RING(ROWS),
+                           SUMS ? SUMMED : LISTED>;
 template <int D>
-using dense = sm90_tile<D, FGA_SM90_DENSE_ROWS / 64, FGA_SM90_DENSE_KEYS, FGA_SM90_DENSE_STAGES, FGA_SM90_DENSE_RING,
-                        false, false>;
+using dense =
+    sm90_tile<D, FGA_SM90_DENSE_ROWS / 64, FGA_SM90_DENSE_KEYS, FGA_SM90_DENSE_STAGES, FGA_SM90_DENSE_RING, WHOLE>;
+template <int D>
+using grouped = sm90_tile<D, 2, FGA_SM90_KEYS(128, false), FGA_SM90_STAGES(128), FGA_SM90_RING(128), GROUPED>;
 
 } // namespace fga
 
@@ -471,6 +506,13 @@ using dense = sm90_tile<D, FGA_SM90_DENSE_ROWS / 64, FGA_SM90_DENSE_KEYS, FGA_SM
         fga::attend_gathered<type, fga::gathered<dim, rows, true>>(a); \
     }
 
+#define FGA_SM90_GROUPED_KERNEL(name, type, dim) \
+    extern "C" __global__ void __launch_bounds__(FGA_SM90_THREADS(128, false), 1) \
+        fga_sm90_##name##_d##dim##_grouped(const __grid_constant__ fga_gpu_attend a) \
+    { \
+        fga::attend_gathered<type, fga::grouped<dim>>(a); \
+    }
+
 #define FGA_SM90_DENSE(name, type, dim) \
     extern "C" __global__ void __launch_bounds__(FGA_SM90_THREADS(FGA_SM90_DENSE_ROWS, false), 1) \
         fga_sm90_##name##_d##dim##_dense(const __grid_constant__ fga_gpu_attend a, \
@@ -483,6 +525,7 @@ using dense = sm90_tile<D, FGA_SM90_DENSE_ROWS / 64, FGA_SM90_DENSE_KEYS, FGA_SM
     FGA_SM90_GATHERED(name, type, dim, 64) \
     FGA_SM90_GATHERED(name, type, dim, 128) \
     FGA_SM90_GATHERED(name, type, dim, 192) \
+    FGA_SM90_GROUPED_KERNEL(name, type, dim) \
     FGA_SM90_DENSE(name, type, dim)
 
 FGA_SM90_KERNELS(bf16, __nv_bfloat16, 64)

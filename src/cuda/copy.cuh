@@ -1,7 +1,8 @@
 /* copy.cuh - rows of K and V into shared memory on sm_90, by the warps beside the one that cuts.
  *
  * A tile's rows, first of K and then of V, are dealt out eight at a time, as many as a swizzle repeats after: so places
- * differ from eight to eight by a constant, and a row costs one multiplication for its address, one comparison, one copy.
+ * differ from eight to eight by a constant, and a row costs one multiplication for its address, one comparison, one
+ * copy.
  */
 #ifndef FGA_CUDA_COPY_CUH
 #define FGA_CUDA_COPY_CUH
@@ -129,7 +130,7 @@ template <typename S> struct copier {
 
     __device__ __forceinline__ void copy_item(int n)
     {
-        sources = sources_of(a, item_at(a, n), S::slots);
+        sources = sources_of(a, item_of<S>(a, n), S::slots);
         while (copy_tile()) {
         }
     }

@@ -4,8 +4,8 @@
  * Lists lie in a ring in shared memory of whole tiles; a tile of it belongs to this warp until `cut` says that it is
  * full, and is its own again when `used` says that nobody needs it. The row is scanned 1,024 keys at a time, 32 a lane,
  * straight into the ring. With remainder summaries a scan also lists the groups of which nothing is kept, records the
- * others for those who sum (sums.cuh), and is preceded by the summaries that have been summed meanwhile: those of tile t
- * are there when a tile that takes t's place in K and V may be copied, and so need no barrier of their own.
+ * others for those who sum (sums.cuh), and is preceded by the summaries that have been summed meanwhile: those of tile
+ * t are there when a tile that takes t's place in K and V may be copied, and so need no barrier of their own.
  */
 #ifndef FGA_CUDA_CUT_CUH
 #define FGA_CUDA_CUT_CUH
@@ -38,15 +38,13 @@ template <typename S> struct cutter {
     int room = S::ring;   /* places in the ring that may be written */
     int flags = 0;        /* of `next` */
     /* Summaries: counted from the beginning, modulo 2^32. */
-    int recorded = 0, forgotten = 0;      /* records written; no longer needed */
-    int emitted = 0, queued = 0;          /* summaries that records ask for; that tiles name */
-    int known_tile = 0, known_emitted = 0; /* the first `known_emitted` are summed with tile `known_tile` at the latest */
-    /* Of the item. */
-    item t = {};
-    item_tables tables = {};
+    int recorded = 0, forgotten = 0; /* records written; no longer needed */
+    int emitted = 0, queued = 0;     /* summaries that records ask for; that tiles name */
+    int known_tile = 0,
+        known_emitted = 0; /* the first `known_emitted` are summed with tile `known_tile` at the latest */
+    /* Of the item; what is rarely used is in sh.tables and sh.runs. */
     const uint32_t *words = nullptr; /* the row's bits, unless it is stored as runs */
-    row_runs runs = {};
-    bool biased = false;
+    bool masked = false, biased = false, summaries = false;
 
     static constexpr int ahead = 4; /* words that a lane loads before it needs them */
 
@@ -123,6 +121,9 @@ template <typename S> struct cutter {
             if (i >= pending) {
                 sh.ring[at] = FGA_ENTRY_NONE;
                 sh.bias[at] = minus_infinity();
+                if constexpr (S::grouped) {
+                    sh.members[at] = 0;
+                }
             } else if (!biased) {
                 sh.bias[at] = 0;
             }
@@ -144,11 +145,25 @@ template <typename S> struct cutter {
     __device__ __forceinline__ uint32_t listed_keys(int start, uint32_t word)
     {
         uint32_t valid = valid_keys(a, start);
-        if (t.mask_row < 0) {
+        if (!masked) {
             return valid;
         }
-        int first = start + 32 * (int)(threadIdx.x & 31);
-        return valid & (words != nullptr ? fga_word_bits(word, first, a.tile_shift) : keys_of_runs(a, runs, start));
+        if (words != nullptr) {
+            return valid & fga_word_bits(word, start + 32 * (int)(threadIdx.x & 31), a.tile_shift);
+        }
+        row_runs runs = sh.runs[0];
+        valid &= keys_of_runs(a, runs, start);
+        keep_runs(0, runs);
+        return valid;
+    }
+
+    __device__ __forceinline__ void keep_runs(int i, const row_runs &runs)
+    {
+        __syncwarp();
+        if ((threadIdx.x & 31) == 0) {
+            sh.runs[i] = runs;
+        }
+        __syncwarp();
     }
 
     /* Those of the lane's listed keys whose bias is not -inf. */
@@ -157,7 +172,7 @@ template <typename S> struct cutter {
         uint32_t live = listed;
         for (uint32_t rest = listed; rest != 0; rest &= rest - 1) {
             int i = __ffs(rest) - 1;
-            live ^= (uint32_t)(tables.bias[first + i] == minus_infinity()) << i;
+            live ^= (uint32_t)(sh.tables.bias[first + i] == minus_infinity()) << i;
         }
         return live;
     }
@@ -179,9 +194,10 @@ template <typename S> struct cutter {
 
     __device__ __forceinline__ void write_biased_keys(int first, uint32_t listed, int at)
     {
+        const float *bias = sh.tables.bias;
         for (; listed != 0; listed &= listed - 1) {
             uint32_t e = (uint32_t)(first + __ffs(listed) - 1);
-            float b = tables.bias != nullptr ? tables.bias[e] * log2_e : 0.0f;
+            float b = bias != nullptr ? bias[e] * log2_e : 0.0f;
             sh.ring[at] = b == minus_infinity() ? e | FGA_ENTRY_DEAD : e;
             sh.bias[at] = b;
             at = in_ring(at + 1);
@@ -206,7 +222,7 @@ template <typename S> struct cutter {
 
     /* ---- groups ------------------------------------------------------------------------------------------------- */
 
-    struct lane_groups { /* bit i: the i-th group that begins with one of the lane's keys */
+    struct lane_groups {   /* bit i: the i-th group that begins with one of the lane's keys */
         uint32_t left_out; /* nothing is kept of it, and it has a summary */
         uint32_t kept;     /* something is kept of it */
         uint32_t rests;    /* and something is not */
@@ -230,7 +246,7 @@ template <typename S> struct cutter {
     __device__ __forceinline__ int group_count(int first, int i) const
     {
         int group = (first >> a.group_shift) + i;
-        return group < a.groups ? (int)tables.count[group] : 0;
+        return group < a.groups ? (int)sh.tables.count[group] : 0;
     }
 
     __device__ __forceinline__ int groups_of_lane() const
@@ -253,8 +269,8 @@ template <typename S> struct cutter {
     }
 
     /* at: of the lane's first key. */
-    __device__ __forceinline__ void write_records(int first, uint32_t listed, uint32_t live, const lane_groups &g, int at,
-                                                  int record, int rest)
+    __device__ __forceinline__ void write_records(int first, uint32_t listed, uint32_t live, const lane_groups &g,
+                                                  int at, int record, int rest)
     {
         for (int i = 0; i < groups_of_lane(); i++) {
             int listed_count = count_keys(listed, i), live_count = count_keys(live, i);
@@ -275,7 +291,7 @@ template <typename S> struct cutter {
     __device__ __forceinline__ void scan_groups(int start, uint32_t listed)
     {
         int first = start + 32 * (int)(threadIdx.x & 31);
-        uint32_t live = tables.bias != nullptr ? live_keys(first, listed) : listed;
+        uint32_t live = sh.tables.bias != nullptr ? live_keys(first, listed) : listed;
         lane_groups g = find_groups(first, listed, live);
         /* At most 1,024 entries, 128 records and 128 rests: one sum for all three. */
         int mine = (__popc(listed) + __popc(g.left_out)) | __popc(g.kept) << 12 | __popc(g.rests) << 22;
@@ -288,7 +304,7 @@ template <typename S> struct cutter {
         for (; g.left_out != 0; g.left_out &= g.left_out - 1) {
             int group = (first >> a.group_shift) + __ffs(g.left_out) - 1;
             sh.ring[at] = FGA_ENTRY_MEAN | (uint32_t)group;
-            sh.bias[at] = tables.mean_bias[group];
+            sh.bias[at] = sh.tables.mean_bias[group];
             at = in_ring(at + 1);
         }
         write_records(first, listed, live, g, at, recorded + (before >> 12 & 0x3FF), emitted + (before >> 22));
@@ -340,17 +356,25 @@ template <typename S> struct cutter {
 
     __device__ __forceinline__ int start_item(int n)
     {
-        t = item_at(a, n);
-        tables = tables_of(a, t);
-        biased = tables.bias != nullptr || tables.count != nullptr || a.scale_log2 < 0;
+        item t = item_of<S>(a, n);
+        item_tables tables = tables_of(a, t);
+        masked = t.mask_row >= 0;
+        summaries = tables.count != nullptr;
+        biased = tables.bias != nullptr || summaries || a.scale_log2 < 0;
         words = nullptr;
-        runs = {};
-        if (t.mask_row >= 0 && a.mask.bits != nullptr) {
+        if (masked && a.mask.bits != nullptr) {
             words = reinterpret_cast<const uint32_t *>(a.mask.bits + t.mask_row * a.mask_words);
-        } else if (t.mask_row >= 0) {
-            runs = runs_of(a, t.mask_row);
+        } else if (masked) {
+            for (int i = 0; i < t.blocks; i++) {
+                keep_runs(i, runs_of(a, t.mask_row + i));
+            }
         }
-        return t.mask_row < 0 && !t.live ? a.key_len : 0;
+        __syncwarp();
+        if ((threadIdx.x & 31) == 0) {
+            sh.tables = tables;
+        }
+        __syncwarp();
+        return !masked && !t.live ? a.key_len : 0;
     }
 
     __device__ __forceinline__ void end_item(int first_tile)
@@ -366,8 +390,89 @@ template <typename S> struct cutter {
         hand_over(S::keys);
     }
 
+    /* ---- several blocks at a time ------------------------------------------------------------------------------- */
+
+    /* Which of the lane's 32 keys from `start` on each block lists: bits of the mask, not looked at before use. */
+    __device__ __forceinline__ void load_words(const item &t, int start, uint32_t (&word)[FGA_SM90_GROUPED]) const
+    {
+#pragma unroll
+        for (int i = 0; i < FGA_SM90_GROUPED; i++) {
+            int first = start + 32 * (int)(threadIdx.x & 31);
+            bool has = i < t.blocks && words != nullptr && first < a.key_len;
+            word[i] = has ? __ldg(words + (int64_t)i * a.mask_words * 2 + (first >> a.tile_shift >> 5)) : 0;
+        }
+    }
+
+    __device__ __forceinline__ uint32_t keys_of_block(const item &t, int i, int start, uint32_t word)
+    {
+        if (i >= t.blocks) {
+            return 0;
+        }
+        if (!masked) {
+            return block_is_live(a, t.u + i) ? 0xFFFFFFFFu : 0;
+        }
+        if (words != nullptr) {
+            return fga_word_bits(word, start + 32 * (int)(threadIdx.x & 31), a.tile_shift);
+        }
+        row_runs runs = sh.runs[i];
+        uint32_t keys = keys_of_runs(a, runs, start);
+        keep_runs(i, runs);
+        return keys;
+    }
+
+    /* Lists the keys that any block lists, and for each the blocks that do. */
+    __device__ __forceinline__ void scan_group(int start, uint32_t listed, const uint32_t (&keys)[FGA_SM90_GROUPED])
+    {
+        int mine = __popc(listed), sum = sum_up_to_lane(mine), total = __shfl_sync(0xFFFFFFFFu, sum, 31);
+        reserve(total);
+        int first = start + 32 * (int)(threadIdx.x & 31), at = place_of(pending + sum - mine);
+        const float *bias = sh.tables.bias;
+        for (; listed != 0; listed &= listed - 1) {
+            int bit = __ffs(listed) - 1;
+            uint32_t e = (uint32_t)(first + bit), members = 0;
+#pragma unroll
+            for (int i = 0; i < FGA_SM90_GROUPED; i++) {
+                members |= (keys[i] >> bit & 1) << i;
+            }
+            if (biased) {
+                float b = bias != nullptr ? bias[e] * log2_e : 0.0f;
+                e |= b == minus_infinity() ? FGA_ENTRY_DEAD : 0;
+                sh.bias[at] = b;
+            }
+            sh.ring[at] = e;
+            sh.members[at] = (uint8_t)members;
+            at = in_ring(at + 1);
+        }
+        hand_over(total);
+    }
+
+    __device__ __forceinline__ void cut_group(int n)
+    {
+        item t = item_of<S>(a, n);
+        int first_tile = tiles;
+        start_item(n);
+        biased = biased || a.scale_log2 <= 0; /* keys of others have -inf, which no factor may change */
+        uint32_t ahead[FGA_SM90_GROUPED];
+        load_words(t, 0, ahead);
+        for (int start = 0; start < a.key_len; start += FGA_SCAN_KEYS) {
+            uint32_t keys[FGA_SM90_GROUPED], any = 0, valid = valid_keys(a, start);
+#pragma unroll
+            for (int i = 0; i < FGA_SM90_GROUPED; i++) {
+                keys[i] = keys_of_block(t, i, start, ahead[i]);
+                any |= keys[i];
+            }
+            load_words(t, start + FGA_SCAN_KEYS, ahead);
+            scan_group(start, any & valid, keys);
+        }
+        end_item(first_tile);
+    }
+
     __device__ __forceinline__ void cut_item(int n)
     {
+        if constexpr (S::grouped) {
+            cut_group(n);
+            return;
+        }
         int start = start_item(n), first_tile = tiles;
         uint32_t word[ahead];
 #pragma unroll
@@ -382,7 +487,7 @@ template <typename S> struct cutter {
             }
             word[ahead - 1] = load_word(start + ahead * FGA_SCAN_KEYS);
             uint32_t listed = listed_keys(start, now);
-            if (S::sums && tables.count != nullptr) {
+            if (S::sums && summaries) {
                 put_known_rests();
                 scan_groups(start, listed);
             } else {

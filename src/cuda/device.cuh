@@ -30,6 +30,14 @@ __device__ __forceinline__ uint32_t shared_address(const void *pointer)
     return (uint32_t)__cvta_generic_to_shared(pointer);
 }
 
+/* The lane, read anew each time: what follows from it would else be computed once and kept out of registers. */
+__device__ __forceinline__ int lane_now()
+{
+    int lane;
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return lane;
+}
+
 /* A word to shared memory, if so. As an instruction with a predicate: the compiler would make it a branch. */
 __device__ __forceinline__ void store_shared_if(bool stores, uint32_t to, uint32_t word)
 {

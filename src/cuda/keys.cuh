@@ -1,8 +1,8 @@
 /* keys.cuh - from a mask row to packed tiles: which rows of K and V each slot of a tile is.
  *
  * On sm_80 one warp scans the row's bits or runs 1,024 keys at a time into a ring in shared memory, just ahead of need,
- * and cuts tiles off it (on sm_90: cut.cuh). With remainder summaries the ring also names the groups of which nothing is kept, and tiles start with
- * what earlier tiles' groups left (rest.cuh).
+ * and cuts tiles off it (on sm_90: cut.cuh). With remainder summaries the ring also names the groups of which nothing
+ * is kept, and tiles start with what earlier tiles' groups left (rest.cuh).
  */
 #ifndef FGA_CUDA_KEYS_CUH
 #define FGA_CUDA_KEYS_CUH
@@ -18,6 +18,7 @@ struct item {
     int first, rows;  /* queries first ... first + rows - 1: of a part of the block */
     int64_t mask_row; /* -1: dense */
     bool live;        /* the block has a valid query */
+    int blocks;       /* from u on: 1, unless the kernel takes several at a time */
 };
 
 __device__ __forceinline__ bool meets_spans(int count, const int32_t *begin, const int32_t *end, int from, int to)
@@ -27,6 +28,12 @@ __device__ __forceinline__ bool meets_spans(int count, const int32_t *begin, con
         meets |= i < count && begin[i] < to && end[i] > from;
     }
     return meets;
+}
+
+__device__ __forceinline__ bool block_is_live(const fga_gpu_attend &a, int u)
+{
+    int first = u * a.block_rows, end = min(first + a.block_rows, a.query_len);
+    return meets_spans(a.query_spans, a.query_begin, a.query_end, first, end);
 }
 
 /* The n-th item in the order of work: heads one after the other, so that one head's K and V stay in the cache; within a
@@ -46,7 +53,8 @@ __device__ __forceinline__ item item_at(const fga_gpu_attend &a, int n)
         t.mask_row = mask_head * a.blocks + t.u;
     }
     int first = t.u * a.block_rows, end = min(first + a.block_rows, a.query_len);
-    t.live = meets_spans(a.query_spans, a.query_begin, a.query_end, first, end);
+    t.live = block_is_live(a, t.u);
+    t.blocks = 1;
     t.first = first + part * a.part_rows;
     t.rows = max(0, min(a.part_rows, end - t.first));
     return t;

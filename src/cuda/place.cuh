@@ -49,10 +49,40 @@ template <typename S> struct place {
     }
 };
 
-/* body(n) for each item of this thread block, in its turn. */
-template <typename F> __device__ __forceinline__ void for_items(const fga_gpu_attend &a, const F &body)
+/* How many blocks a kernel takes at a time: those of S::consumers * 64 queries, when it takes several. */
+template <typename S> __device__ __forceinline__ int blocks_at_once(const fga_gpu_attend &a)
 {
-    int items = a.batch * a.query_heads * a.blocks;
+    return S::grouped ? 64 * S::consumers / a.block_rows : 1;
+}
+
+template <typename S> __device__ __forceinline__ item item_of(const fga_gpu_attend &a, int n)
+{
+    if constexpr (S::grouped) { /* neighbours, as they are: their lists are alike where the order is a curve */
+        item t;
+        int at_once = blocks_at_once<S>(a), groups = (a.blocks + at_once - 1) / at_once, head = n / groups;
+        t.u = (n - head * groups) * at_once;
+        t.blocks = min(at_once, a.blocks - t.u);
+        t.b = head / a.query_heads;
+        t.h = head - t.b * a.query_heads;
+        t.kv_head = t.h / (a.query_heads / a.kv_heads);
+        t.mask_row = -1;
+        if (a.mask.memory != 0) {
+            int64_t mask_head = (int64_t)(a.mask_batch > 1 ? t.b : 0) * a.mask_heads + (a.mask_heads > 1 ? t.h : 0);
+            t.mask_row = mask_head * a.blocks + t.u;
+        }
+        t.first = t.u * a.block_rows;
+        t.rows = min(64 * S::consumers, a.query_len - t.first);
+        t.live = false;
+        return t;
+    } else {
+        return item_at(a, n);
+    }
+}
+
+/* body(n) for each item of this thread block, in its turn. */
+template <typename S, typename F> __device__ __forceinline__ void for_items(const fga_gpu_attend &a, const F &body)
+{
+    int at_once = blocks_at_once<S>(a), items = a.batch * a.query_heads * ((a.blocks + at_once - 1) / at_once);
     for (int round = 0; round * (int)gridDim.x < items; round++) {
         int n = fga_turn(round, blockIdx.x, gridDim.x);
         if (n < items) {

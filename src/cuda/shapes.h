@@ -28,20 +28,21 @@
  *   M = 64:  two thread blocks share a processor, 80 keys, two stages; with summaries 64 keys, for the shared memory.
  *   dense:   128 queries, whole tiles by the copy engine: 176 keys, so that the softmax's fixed costs come less often.
  *
- * With remainder summaries some warps sum, of one more warpgroup for M = 128. Lists lie in a ring of whole tiles: 1,024 keys at a time are put
- * there, ahead of a tile in use and of one that is not yet full.
+ * With remainder summaries some warps sum, of one more warpgroup for M = 128. Lists lie in a ring of whole tiles: 1,024
+ * keys at a time are put there, ahead of a tile in use and of one that is not yet full.
  */
 #define FGA_SM90_KEYS(rows, sums) ((rows) == 192 ? 64 : (rows) == 128 ? 128 : (sums) ? 64 : 80)
 #define FGA_SM90_STAGES(rows) ((rows) == 192 ? 4 : 2)
 #define FGA_SM90_RING(rows) ((rows) == 64 ? 1280 : 2048)
+#define FGA_SM90_GROUPED 8 /* blocks of 16 or 32 queries that share a list, at most: those of 128 queries */
 #define FGA_SM90_DENSE_ROWS 128
 #define FGA_SM90_DENSE_KEYS 176
 #define FGA_SM90_DENSE_STAGES 2
 #define FGA_SM90_DENSE_RING 528 /* biases of a tile live one tile longer than its stage */
 #define FGA_SM90_THREADS(rows, sums) ((rows)*2 + ((sums) && (rows) == 128 ? 256 : 128))
-#define FGA_SM90_SHARED(dim, rows, keys, stages, ring, sums) \
+#define FGA_SM90_SHARED(dim, rows, keys, stages, ring, sums, grouped) \
     (1024 + 2 * (dim) * ((rows) + 2 * (stages) * (keys)) + 8 * (ring) + \
-     ((sums) ? 20 * FGA_RECORDS + 4 * FGA_SM90_REST_SLOTS : 0) + 1024)
+     ((sums) ? 20 * FGA_RECORDS + 4 * FGA_SM90_REST_SLOTS : 0) + ((grouped) ? (ring) : 0) + 1024)
 
 /* Groups with kept keys in the ring, and slots for their summaries: a scan has at most 128, of groups of 8 keys. */
 #define FGA_RECORDS 512

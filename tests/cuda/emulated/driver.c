@@ -61,9 +61,9 @@ static CUresult unload_module(CUmodule module)
 /* A kernel is its name. */
 static CUresult get_function(CUfunction *function, CUmodule module, const char *name)
 {
-    static char names[128][48];
+    static char names[256][48];
     (void)module;
-    for (int i = 0; i < 128; i++) {
+    for (int i = 0; i < 256; i++) {
         if (names[i][0] == '\0') {
             snprintf(names[i], sizeof names[i], "%s", name);
         }

@@ -42,6 +42,8 @@ struct call {
     KERNEL(fga_sm90_##type##_d128_m128_sums) \
     KERNEL(fga_sm90_##type##_d128_m192) \
     KERNEL(fga_sm90_##type##_d128_m192_sums) \
+    KERNEL(fga_sm90_##type##_d64_grouped) \
+    KERNEL(fga_sm90_##type##_d128_grouped) \
     DENSE(fga_sm90_##type##_d64_dense) \
     DENSE(fga_sm90_##type##_d128_dense)
 

@@ -141,6 +141,19 @@ inline uint32_t __ballot_sync(uint32_t, bool x)
     }
     return bits;
 }
+inline int __reduce_min_sync(uint32_t, int x)
+{
+    int all[32];
+    emulated::exchange(&x, sizeof x, all);
+    for (int other : all) {
+        x = other < x ? other : x;
+    }
+    return x;
+}
+inline int __reduce_max_sync(uint32_t, int x)
+{
+    return -__reduce_min_sync(0xFFFFFFFFu, -x);
+}
 inline void __syncwarp()
 {
     char x = 0, all[32];

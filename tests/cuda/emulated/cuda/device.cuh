@@ -30,6 +30,11 @@ inline uint32_t shared_address(const void *pointer)
     return emulated::shared_offset(pointer);
 }
 
+inline int lane_now()
+{
+    return (int)(threadIdx.x & 31);
+}
+
 inline void store_shared_if(bool stores, uint32_t to, uint32_t word)
 {
     if (stores) {
