@@ -2,9 +2,10 @@
  *
  *   bench_cuda_ops [--csv FILE] [--repeats R] [--tokens S] [--heads H] [--variant NAME]
  *
- * Policies `dfs` (tiles of 128x128) and `fgdfs` (single keys; 128 queries a block, top-k), bf16, 128 channels, tokens before heads. Medians of R
- * runs timed by events on one stream; times of parts are of that part alone, on what the others left behind. Inputs are
- * random, so that scores are as spread as noise is. "of dense" is the part's time over that of our dense attention.
+ * Policies `dfs` (tiles of 128x128) and `fgdfs` (single keys; 128 queries a block, top-k), bf16, 128 channels, tokens
+ * before heads. Medians of R runs timed by events on one stream; times of parts are of that part alone, on what the
+ * others left behind. Inputs are random, so that scores are as spread as noise is. "of dense" is the part's time over
+ * that of our dense attention.
  */
 #include "attn/policy.h"
 #include "attn/refresh_gpu.h"

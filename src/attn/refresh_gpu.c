@@ -228,29 +228,18 @@ fga_status fga_score_tiles_gpu(fga_context *ctx, const fga_predict_desc *d, cons
     return fga_gpu_refresh_launch(ctx, &plan, &c);
 }
 
-fga_status fga_select_topk_gpu(fga_context *ctx, const fga_predict_desc *desc, const float *scores, double density,
+fga_status fga_select_topk_gpu(fga_context *ctx, const fga_mask_desc *desc, const float *scores, double density,
                                fga_mask **out)
 {
-    if (desc->zero_pad) {
-        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "zero_pad is set, which selections on %s do not know",
-                                ctx->gpu.name);
-    }
-    fga_mask_desc d = fga_mask_desc_default();
-    d.batch = desc->batch;
-    d.heads = desc->query_heads;
-    d.block_m = desc->block_m;
-    d.tile_n = desc->tile_n;
-    d.query = desc->query;
-    d.key = desc->key;
     fga_mask *mask;
-    FGA_TRY(fga_mask_create_gpu(ctx, &d, &mask));
+    FGA_TRY(fga_mask_create_gpu(ctx, desc, &mask));
     const fga_policy policy = {.size = sizeof policy, .select = FGA_SELECT_TOPK};
     fga_gpu_select a = describe_select(&policy, mask);
     a.score = scores;
     a.score_stride = mask->tiles;
     a.entries = a.tile_blocks = 1;
     a.head_tiles = a.blocks;
-    a.head_end = (int32_t)(d.batch * d.heads);
+    a.head_end = (int32_t)(desc->batch * desc->heads);
     a.keep = count_kept(mask, density);
     fga_status status;
     FGA_CHECK(fga_gpu_select_rows(ctx, &a, mask->rows, ctx->stream));

@@ -31,7 +31,7 @@ fga_status fga_refresh_gpu_run(fga_context *ctx, const fga_gpu_refresh_plan *pla
 
 /* The public stages on a CUDA context. */
 fga_status fga_score_tiles_gpu(fga_context *ctx, const fga_predict_desc *desc, const fga_score_call *call);
-fga_status fga_select_topk_gpu(fga_context *ctx, const fga_predict_desc *desc, const float *scores, double density,
+fga_status fga_select_topk_gpu(fga_context *ctx, const fga_mask_desc *desc, const float *scores, double density,
                                fga_mask **mask);
 
 #endif

@@ -394,9 +394,6 @@ fga_status fga_select_topk(fga_context *ctx, const fga_predict_desc *desc, const
     if (!(density >= 0)) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "density is %g, wanted at least 0", density);
     }
-    if (ctx != NULL && ctx->options.device == FGA_DEVICE_CUDA) {
-        return fga_select_topk_gpu(ctx, desc, scores, density, out);
-    }
     fga_mask_desc d = fga_mask_desc_default();
     d.batch = desc->batch;
     d.heads = desc->query_heads;
@@ -404,6 +401,11 @@ fga_status fga_select_topk(fga_context *ctx, const fga_predict_desc *desc, const
     d.tile_n = desc->tile_n;
     d.query = desc->query;
     d.key = desc->key;
+    if (ctx != NULL && ctx->options.device == FGA_DEVICE_CUDA) {
+        return desc->zero_pad ? fga_context_fail(ctx, FGA_ERR_UNSUPPORTED,
+                                                 "zero_pad is set, which selections on %s do not know", ctx->gpu.name)
+                              : fga_select_topk_gpu(ctx, &d, scores, density, out);
+    }
     fga_mask *mask;
     FGA_TRY(fga_mask_create(ctx, &d, FGA_MASK_BITMAP, &mask));
     const fga_policy policy = {.size = sizeof policy, .select = FGA_SELECT_TOPK, .zero_pad = desc->zero_pad};
