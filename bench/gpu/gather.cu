@@ -18,8 +18,8 @@ enum { ROWS = 128, STAGES = 4, ROW_BYTES = 256, TILE_BYTES = ROWS * ROW_BYTES, T
 
 struct work {
     const unsigned char *rows;
-    const int *starts; /* [tiles][ROWS/run]: first row of each run */
-    unsigned *result;  /* [1] */
+    const int *starts;     /* [tiles][ROWS/run]: first row of each run */
+    unsigned *result;      /* [1] */
     int tiles, run, shift; /* run: 1 << shift */
 };
 
@@ -216,9 +216,8 @@ int main()
             const cuuint64_t extent[2] = {128, (cuuint64_t)tokens}, stride[1] = {ROW_BYTES};
             const cuuint32_t box[2] = {64, (cuuint32_t)run}, step[2] = {1, 1};
             if (encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, rows, extent, stride, box, step,
-                                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS) {
+                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS) {
                 std::fprintf(stderr, "no tensor map for boxes of %d rows\n", run);
                 return 1;
             }
