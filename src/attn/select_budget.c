@@ -58,11 +58,25 @@ static double row_sum(const budget *b, int64_t row, const float *scores)
     return sum > 0 ? sum : 1;
 }
 
-static bool is_open(const budget *b, int64_t row, int64_t v)
+/* Of tiles [64 * word, 64 * word + 64): the free ones without a bit. */
+static uint64_t open_tiles(const budget *b, int64_t row, int64_t word)
 {
+    const fga_spans *video = &b->selector->video_only;
     const uint64_t *out = fga_selector_out(b->selector, row);
-    uint64_t taken = fga_mask_bits(b->selector->mask, row)[v / 64] | (out != NULL ? out[v / 64] : 0);
-    return (taken >> (v % 64) & 1) == 0;
+    int64_t first = 64 * word, begin = fga_max(video->begin[0] - first, 0), end = fga_min(video->end[0] - first, 64);
+    uint64_t inside = begin >= end ? 0 : (~(uint64_t)0 >> (64 - (end - begin))) << begin;
+    return inside & ~(fga_mask_bits(b->selector->mask, row)[word] | (out != NULL ? out[word] : 0));
+}
+
+/* The words that open tiles lie in. */
+static int64_t first_word(const budget *b)
+{
+    return b->selector->video_only.begin[0] / 64;
+}
+
+static int64_t end_word(const budget *b)
+{
+    return (b->selector->video_only.end[0] + 63) / 64;
 }
 
 /* Forced tiles and the floor. */
@@ -83,32 +97,36 @@ static void begin_row(void *arg, int64_t item, int worker)
     int64_t tiles = fga_selector_tiles(b->selector, row);
     int64_t floor = fga_max(1, fga_round_count(0.25 * setting->density * (double)tiles));
     fga_select_best(&free, scores, fga_select_gated(&free, scores) + floor, bits);
-    for (int i = 0; i < free.count; i++) {
-        for (int64_t v = free.begin[i]; v < free.end[i]; v++) {
-            b->open[row] += is_open(b, row, v);
-        }
+    for (int64_t word = first_word(b); word < end_word(b); word++) {
+        b->open[row] += __builtin_popcountll(open_tiles(b, row, word));
     }
     b->sum[row] = rows_sum_to_one(b->selector->policy->score) ? 1 : row_sum(b, row, scores);
 }
 
-static uint32_t rank_in_row(const budget *b, int64_t row, int64_t v)
+/* Ranks of the word's tiles by their share of the row's sum; a loop that vectorises. */
+static void rank_tiles(const budget *b, int64_t row, int64_t word, uint32_t rank[64])
 {
-    return fga_rank_of((float)((double)scores_of(b, row)[v] / b->sum[row]));
+    const float *scores = scores_of(b, row) + 64 * word;
+    int count = (int)fga_min(64, b->selector->mask->tiles - 64 * word);
+    double sum = b->sum[row];
+    for (int i = 0; i < count; i++) {
+        rank[i] = fga_rank_of((float)((double)scores[i] / sum));
+    }
 }
 
 static void count_row(void *arg, int64_t item, int worker)
 {
     const budget *b = arg;
-    const fga_spans *video = &b->selector->video_only;
     int64_t row = b->first + item, *histogram = b->counted + (int64_t)worker * FGA_RANK_DIGITS;
-    if (b->open[row] == 0) {
-        return;
-    }
-    for (int64_t v = video->begin[0]; v < video->end[0]; v++) {
-        if (is_open(b, row, v)) {
-            uint32_t rank = rank_in_row(b, row, v);
-            if ((rank & b->cut.known) == b->cut.cut) {
-                histogram[rank >> fga_rank_round[b->round].shift & (fga_rank_round[b->round].digits - 1)]++;
+    int shift = fga_rank_round[b->round].shift;
+    uint32_t digits = fga_rank_round[b->round].digits - 1, rank[64];
+    for (int64_t word = first_word(b); b->open[row] > 0 && word < end_word(b); word++) {
+        uint64_t open = open_tiles(b, row, word);
+        rank_tiles(b, row, word, rank);
+        for (; open != 0; open &= open - 1) {
+            uint32_t r = rank[__builtin_ctzll(open)];
+            if ((r & b->cut.known) == b->cut.cut) {
+                histogram[r >> shift & digits]++;
             }
         }
     }
@@ -119,16 +137,20 @@ static void keep_row(void *arg, int64_t item, int worker)
 {
     (void)worker;
     const budget *b = arg;
-    const fga_spans *video = &b->selector->video_only;
     int64_t row = b->first + item;
     uint64_t *bits = fga_mask_bits(b->selector->mask, row);
+    uint32_t rank[64];
     b->equal[row] = 0;
-    for (int64_t v = video->begin[0]; b->open[row] > 0 && v < video->end[0]; v++) {
-        if (is_open(b, row, v)) {
-            uint32_t rank = rank_in_row(b, row, v);
-            bits[v / 64] |= (uint64_t)(rank > b->cut.cut) << (v % 64);
-            b->equal[row] += rank == b->cut.cut;
+    for (int64_t word = first_word(b); b->open[row] > 0 && word < end_word(b); word++) {
+        uint64_t open = open_tiles(b, row, word), above = 0, equal = 0;
+        rank_tiles(b, row, word, rank);
+        for (uint64_t left = open; left != 0; left &= left - 1) {
+            int i = __builtin_ctzll(left);
+            above |= (uint64_t)(rank[i] > b->cut.cut) << i;
+            equal |= (uint64_t)(rank[i] == b->cut.cut) << i;
         }
+        bits[word] |= above;
+        b->equal[row] += __builtin_popcountll(equal);
     }
 }
 
@@ -137,13 +159,18 @@ static void keep_ties(void *arg, int64_t item, int worker)
 {
     (void)worker;
     const budget *b = arg;
-    const fga_spans *video = &b->selector->video_only;
     int64_t row = b->first + item, left = b->equal[row];
     uint64_t *bits = fga_mask_bits(b->selector->mask, row);
-    for (int64_t v = video->begin[0]; left > 0 && v < video->end[0]; v++) {
-        if (is_open(b, row, v) && rank_in_row(b, row, v) == b->cut.cut) {
-            bits[v / 64] |= (uint64_t)1 << (v % 64);
-            left--;
+    uint32_t rank[64];
+    for (int64_t word = first_word(b); left > 0 && word < end_word(b); word++) {
+        uint64_t open = open_tiles(b, row, word);
+        rank_tiles(b, row, word, rank);
+        for (; left > 0 && open != 0; open &= open - 1) {
+            int i = __builtin_ctzll(open);
+            if (rank[i] == b->cut.cut) {
+                bits[word] |= (uint64_t)1 << i;
+                left--;
+            }
         }
     }
 }
