@@ -178,6 +178,34 @@ cleanup:
     return result;
 }
 
+static bool uses_tiles(const_dnnl_primitive_desc_t desc)
+{
+    const char *name = NULL;
+    return dnnl_primitive_desc_query(desc, dnnl_query_impl_info_str, 0, &name) == dnnl_success && name != NULL &&
+           strstr(name, "amx") != NULL;
+}
+
+/* The best implementation but those on AMX tiles: oneDNN 2.6.3 sometimes crashes while it generates their code (it reads
+ * a table it has not set, so that it depends on what the heap held before). */
+static dnnl_status_t describe(const dnnl_convolution_desc_t *convolution, const_dnnl_primitive_attr_t attributes,
+                              dnnl_engine_t engine, dnnl_primitive_desc_t *desc)
+{
+    dnnl_primitive_desc_iterator_t it = NULL;
+    dnnl_status_t result = dnnl_primitive_desc_iterator_create(&it, convolution, attributes, engine, NULL);
+    while (result == dnnl_success) {
+        *desc = dnnl_primitive_desc_iterator_fetch(it);
+        if (*desc == NULL || !uses_tiles(*desc)) {
+            result = *desc == NULL ? dnnl_out_of_memory : dnnl_success;
+            break;
+        }
+        dnnl_primitive_desc_destroy(*desc);
+        *desc = NULL;
+        result = dnnl_primitive_desc_iterator_next(it);
+    }
+    dnnl_primitive_desc_iterator_destroy(it);
+    return result;
+}
+
 /* weights: with ndims 0 oneDNN picks their layout and it is set; otherwise it is kept. */
 static dnnl_status_t make_conv(fgv_conv *conv, int64_t rows, bool first, dnnl_memory_desc_t *weights, shape *s)
 {
@@ -199,7 +227,7 @@ static dnnl_status_t make_conv(fgv_conv *conv, int64_t rows, bool first, dnnl_me
     CHECK(dnnl_convolution_forward_desc_init(&convolution, dnnl_forward_inference, dnnl_convolution_direct, &src,
                                              &chosen, first ? &bias : NULL, &dst, strides, padding, padding));
     CHECK(make_attributes(!first || d->accumulate, &attributes));
-    CHECK(dnnl_primitive_desc_create(&desc, &convolution, attributes, conv->engine->engine, NULL));
+    CHECK(describe(&convolution, attributes, conv->engine->engine, &desc));
     *weights = *dnnl_primitive_desc_query_md(desc, dnnl_query_weights_md, 0);
     CHECK(finish_shape(conv->engine, desc, s));
 cleanup:
