@@ -8,6 +8,7 @@
 #include <oneapi/dnnl/dnnl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* A stream and oneDNN's scratchpad per worker: neither may be shared by two threads. */
 struct fgv_conv_engine {
@@ -185,8 +186,8 @@ static bool uses_tiles(const_dnnl_primitive_desc_t desc)
            strstr(name, "amx") != NULL;
 }
 
-/* The best implementation but those on AMX tiles: oneDNN 2.6.3 sometimes crashes while it generates their code (it reads
- * a table it has not set, so that it depends on what the heap held before). */
+/* The best implementation but those on AMX tiles: oneDNN 2.6.3 sometimes crashes while it generates their code (it
+ * reads a table it has not set, so that it depends on what the heap held before). */
 static dnnl_status_t describe(const dnnl_convolution_desc_t *convolution, const_dnnl_primitive_attr_t attributes,
                               dnnl_engine_t engine, dnnl_primitive_desc_t *desc)
 {
