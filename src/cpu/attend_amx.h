@@ -4,9 +4,10 @@
  *     P[query][key]    = weights  turned over while they are in registers
  *     O[query][column] += P V     left: weights                         right: values, two kept keys interleaved
  *
- * Keys come in strips, and a strip's logits 32 keys at a time. While the vector units turn those into weights, the
- * tiles compute the logits of the next 32 keys, and the keys after those are copied; then the strip's values are added,
- * 32 columns at a time, while the next columns are interleaved (docs/kernels-cpu.md).
+ * Keys come in strips. Up to 64 queries, a team, are worked on at once, so that what tiles load from the second-level
+ * cache serves all of them. While the vector units turn a unit, 32 keys of a team, into weights, the tiles compute the
+ * next unit's logits; while the tiles add the strip's values, the next strip's keys and values are copied
+ * (docs/kernels-cpu.md).
  */
 #ifndef FGA_CPU_ATTEND_AMX_H
 #define FGA_CPU_ATTEND_AMX_H
@@ -24,10 +25,15 @@
 
 enum {
     PAIR = 2 * SIDE,
-    STRIP = 256,
+    STRIP = 128,
     MOST_PAIRS = (LONGEST_STRIP + PAIR - 1) / PAIR, /* of key tiles in a strip */
     MOST_ROWS = MOST_PAIRS * PAIR,
-    MOST_SUMMARIES = STRIP / WORD,
+    TEAM = 4, /* tiles of queries */
+    LOGIT_ROW = SIDE * 4,
+    UNIT_BYTES = PAIR * LOGIT_ROW,              /* logits of 32 keys and 16 queries */
+    LOGITS_BYTES = (MOST_ROWS + 1) * LOGIT_ROW, /* of a strip and 16 queries, and a row of zeros */
+    VALUE_SLICE = MOST_ROWS / 2 * 128,          /* 32 columns of a strip */
+    PIECES = 4,                                 /* of the work on 32 keys and 16 queries */
 };
 
 static const float ln_2 = 0.693147180559945309417f;
@@ -37,28 +43,25 @@ static const float rescale_above = 256.0f;
 
 /* Numbers of tiles, and where things lie in the caller's scratch; offsets and sizes in bytes. */
 typedef struct layout {
-    int q_tiles, q_pairs, k_steps;
+    int q_tiles, k_steps;
     size_t row_bytes; /* of a key, in whole steps */
     size_t query, key, value, logit, weight, output, max, sum, sums, total;
 } layout;
 
-enum { VALUE_SLICE = MOST_ROWS / 2 * 128, LOGIT_ROW = SIDE * 4, LOGITS_BYTES = PAIR * 2 * LOGIT_ROW };
-
 static layout lay_out(int32_t rows, int32_t head_dim)
 {
     layout at = {.q_tiles = part_count(rows, SIDE), .k_steps = part_count(head_dim, TILE_K)};
-    at.q_pairs = part_count(at.q_tiles, 2);
     at.row_bytes = (size_t)at.k_steps * 64;
     size_t queries = (size_t)at.q_tiles, steps = (size_t)at.k_steps;
     at.key = at.query + queries * steps * TILE_BYTES;
-    at.value = at.key + 2 * PAIR * at.row_bytes;
-    at.logit = at.value + (size_t)(2 * VALUE_SLICE);
-    at.weight = at.logit + queries * MOST_ROWS * LOGIT_ROW; /* all of a strip's only with summaries */
+    at.value = at.key + MOST_ROWS * at.row_bytes;
+    at.logit = at.value + 2 * steps * VALUE_SLICE;
+    at.weight = at.logit + (size_t)(TEAM * LOGITS_BYTES);
     at.output = at.weight + queries * MOST_PAIRS * TILE_BYTES;
     at.max = at.output + queries * 2 * steps * TILE_BYTES;
     at.sum = at.max + queries * SIDE * sizeof(float);
     at.sums = at.sum + queries * SIDE * sizeof(float);
-    at.total = at.sums + (size_t)(MOST_SUMMARIES * 2 * WORD) * at.row_bytes;
+    at.total = at.sums + (size_t)(LONGEST_STRIP * WORD) * at.row_bytes;
     return at;
 }
 
@@ -71,48 +74,80 @@ static size_t attend_scratch(int32_t rows, int32_t head_dim, fga_dtype dtype)
 typedef struct strip {
     portion has;
     int pairs;             /* of key tiles */
+    int place;             /* of its values: 0 or 1 */
     bool first;            /* no key was weighed before */
     bool plain;            /* no key has a bias */
     float bias[MOST_ROWS]; /* in log2 units; -inf past the last key */
     /* Rows of bf16, zeros past the last one. Values may have one zero row between listed keys and summaries. */
     const char *key[MOST_ROWS], *value[MOST_ROWS];
+    int16_t less[MOST_ROWS]; /* the row of logits of the summary of a listed key's group; MOST_ROWS: it has none */
 } strip;
+
+/* Tiles of queries [first, first + count). */
+typedef struct team {
+    int first, count;
+} team;
+
+/* The logits of a unit, a step of 32 channels at a time. */
+typedef struct unit_work {
+    const char *query, *key;
+    char *logits;  /* [32 keys][16 queries] of the first tile of queries */
+    int64_t apart; /* bytes to those of the next tile */
+    int step, steps;
+} unit_work;
 
 typedef struct flash {
     const fga_attend_op *op;
     layout at;
     char *scratch;
-    strip now;
-    cursor next;
-    work work;
+    strip two[2], *now, *next; /* the strip at hand and the one after */
+    cursor cursor;
+    unit_work ahead;
 } flash;
 
-static char *key_slot(const flash *f, int key_pair)
+static char *key_row(const flash *f, int row)
 {
-    return f->scratch + f->at.key + (size_t)(key_pair & 1) * PAIR * f->at.row_bytes;
+    return f->scratch + f->at.key + (size_t)row * f->at.row_bytes;
 }
 
-static char *value_slot(const flash *f, int column_pair)
+static char *value_slice(const flash *f, const strip *s, int column_pair)
 {
-    return f->scratch + f->at.value + (size_t)((column_pair & 1) * VALUE_SLICE);
+    return f->scratch + f->at.value + (size_t)((s->place * f->at.k_steps + column_pair) * VALUE_SLICE);
 }
 
-static float *logit_slot(const flash *f, int key_pair, int q_pair)
+static char *query_tiles(const flash *f, int q_tile)
 {
-    int slot = (key_pair & 1) * f->at.q_pairs + q_pair;
-    return (float *)(f->scratch + f->at.logit + (size_t)slot * LOGITS_BYTES);
+    return f->scratch + f->at.query + (size_t)(q_tile * f->at.k_steps * TILE_BYTES);
 }
 
-/* [query tile][32 keys][16 queries][32 keys] */
+/* The logits of a unit, in one of two places. */
+static char *unit_logits(const flash *f, int place)
+{
+    return f->scratch + f->at.logit + (size_t)(place * TEAM * UNIT_BYTES);
+}
+
+/* All logits of a strip and of one tile of queries of a team. */
+static char *strip_logits(const flash *f, int of_team)
+{
+    return f->scratch + f->at.logit + (size_t)(of_team * LOGITS_BYTES);
+}
+
+/* [unit][16 queries][32 keys] */
 static char *weight_tiles(const flash *f, int q_tile)
 {
     return f->scratch + f->at.weight + (size_t)(q_tile * MOST_PAIRS * TILE_BYTES);
 }
 
-/* [query tile][32 columns][2][16 queries][16 columns] */
+/* [16 columns][16 queries][16 columns] */
 static char *output_tiles(const flash *f, int q_tile)
 {
     return f->scratch + f->at.output + (size_t)(q_tile * 2 * f->at.k_steps * TILE_BYTES);
+}
+
+static team team_of(const flash *f, int first)
+{
+    int left = f->at.q_tiles - first;
+    return (team){first, left < TEAM ? left : TEAM};
 }
 
 /* ---- rows into tiles -------------------------------------------------------------------------------------------- */
@@ -146,33 +181,18 @@ static void stage_queries(const flash *f)
     }
 }
 
-/* Asks for the rows of a key of the next strip. */
-ALWAYS_INLINE void fetch_ahead(const flash *f, int i)
-{
-    const fga_attend_op *op = f->op;
-    if (f->next.key + i < op->key_count) {
-        uint32_t key = op->keys[f->next.key + i];
-        const char *k = element(op->k, key * op->k_stride, FGA_BF16), *v = element(op->v, key * op->v_stride, FGA_BF16);
-        for (int byte = 0; byte < 2 * op->head_dim; byte += 64) {
-            __builtin_prefetch(k + byte, 0, 2);
-            __builtin_prefetch(v + byte, 0, 2);
-        }
-    }
-}
-
-/* Keys [from, to) of the strip as left factors, row by row. */
-static void stage_keys(const flash *f, int from, int to)
+/* Keys [from, to) of a strip as left factors, row by row. */
+static void stage_keys(const flash *f, const strip *s, int from, int to)
 {
     int last = f->at.k_steps - 1;
     __mmask32 mask = columns_left(f->op->head_dim, last * TILE_K);
-    for (int i = from; i < to; i++) {
-        const char *key = f->now.key[i];
-        char *row = key_slot(f, i / PAIR) + (size_t)(i % PAIR) * f->at.row_bytes;
+    char *row = key_row(f, from);
+    for (int i = from; i < to; i++, row += f->at.row_bytes) {
+        const char *key = s->key[i];
         for (int step = 0; step < last; step++) {
             _mm512_store_si512(row + step * 64, _mm512_loadu_si512(key + step * 64));
         }
         _mm512_store_si512(row + last * 64, _mm512_maskz_loadu_epi16(mask, key + last * 64));
-        fetch_ahead(f, i);
     }
 }
 
@@ -182,59 +202,245 @@ ALWAYS_INLINE void interleave(char *row, __m512i even, __m512i odd)
     _mm512_store_si512(row + 64, _mm512_unpackhi_epi16(even, odd));
 }
 
-/* 32 columns of pairs [from, to) of values as right factors: [pair of keys][2 tiles][16 columns]. The first tile of two
- * has columns 0-3, 8-11, 16-19, 24-27 of the 32, the second one the others: what one instruction gives. */
-static void stage_values(const flash *f, int column_pair, int from, int to)
+/* Pairs [from, to) of a strip's values as right factors: [32 columns][pair of keys][2 tiles][16 columns]. The first
+ * tile of two has columns 0-3, 8-11, 16-19, 24-27 of the 32, the second one the others: what one instruction gives. */
+static void stage_values(const flash *f, const strip *s, int from, int to)
 {
-    int64_t offset = column_pair * 64;
-    __mmask32 mask = columns_left(f->op->head_dim, column_pair * 32);
-    char *row = value_slot(f, column_pair) + from * 128;
-    const char *const *value = f->now.value + 2 * from;
-    if (mask == 0xffffffffu) {
-        for (int i = from; i < to; i++, row += 128, value += 2) {
-            interleave(row, _mm512_loadu_si512(value[0] + offset), _mm512_loadu_si512(value[1] + offset));
+    int last = f->at.k_steps - 1;
+    __mmask32 mask = columns_left(f->op->head_dim, last * TILE_K);
+    for (int i = from; i < to; i++) {
+        const char *even = s->value[2 * i], *odd = s->value[2 * i + 1];
+        char *row = value_slice(f, s, 0) + i * 128;
+        for (int step = 0; step < last; step++, even += 64, odd += 64, row += VALUE_SLICE) {
+            interleave(row, _mm512_loadu_si512(even), _mm512_loadu_si512(odd));
         }
-        return;
-    }
-    for (int i = from; i < to; i++, row += 128, value += 2) {
-        interleave(row, _mm512_maskz_loadu_epi16(mask, value[0] + offset),
-                   _mm512_maskz_loadu_epi16(mask, value[1] + offset));
+        interleave(row, _mm512_maskz_loadu_epi16(mask, even), _mm512_maskz_loadu_epi16(mask, odd));
     }
 }
 
-/* ---- what the tiles have to do ---------------------------------------------------------------------------------- */
+/* ---- logits -------------------------------------------------------------------------------------------------------
+ *
+ * Three or four tiles of queries: one tile of keys at a time, sums in tiles 0 to 3. One or two: both tiles of keys,
+ * those of the second tile of queries in 2 and 3. Either way four sums do not wait for each other. */
 
-/* Logits of 32 keys and 32 queries: [query tile][32 keys][16 queries]. */
-static product logits_product(const flash *f, int key_pair, int q_pair)
+#define LOGITS_QUERY(SUM, TILE, QUERY) \
+    TILE_LOAD(TILE, QUERY, 64); \
+    TILE_MULTIPLY(SUM, 4, TILE);
+
+#define LOGITS_TWO_KEYS(SUM0, SUM1, TILE, QUERY) \
+    TILE_LOAD(TILE, QUERY, 64); \
+    TILE_MULTIPLY(SUM0, 4, TILE); \
+    TILE_MULTIPLY(SUM1, 5, TILE);
+
+/* Steps of a unit. */
+ALWAYS_INLINE int logits_steps(int count, int k_steps)
 {
-    int64_t tile = (int64_t)f->at.k_steps * TILE_BYTES, row = (int64_t)f->at.row_bytes;
-    return (product){
-        .left = {key_slot(f, key_pair), row, SIDE * row, 64},
-        .right = {f->scratch + f->at.query + (size_t)(2 * q_pair * tile), 64, tile, TILE_BYTES},
-        .sum = (char *)logit_slot(f, key_pair, q_pair),
-        .sum_right = 2 * TILE_BYTES,
-        .sum_down = TILE_BYTES,
-        .steps = f->at.k_steps,
-        .lefts = 2,
-        .rights = 2 * q_pair + 1 < f->at.q_tiles ? 2 : 1,
-        .fresh = true,
+    return count > 2 ? 2 * k_steps : k_steps;
+}
+
+ALWAYS_INLINE void logits_many(const unit_work *w, int count, int k_steps)
+{
+    int half = w->step / k_steps, step = w->step % k_steps;
+    int64_t row = (int64_t)k_steps * 64, next = (int64_t)k_steps * TILE_BYTES;
+    const char *query = w->query + step * TILE_BYTES;
+    char *to = w->logits + half * TILE_BYTES;
+    if (step == 0) {
+        TILE_CLEAR(0);
+        TILE_CLEAR(1);
+        TILE_CLEAR(2);
+        TILE_CLEAR(3);
+    }
+    TILE_LOAD(4, w->key + half * SIDE * row + step * 64, row);
+    LOGITS_QUERY(0, 5, query)
+    LOGITS_QUERY(1, 6, query + next)
+    LOGITS_QUERY(2, 7, query + 2 * next)
+    if (count > 3) {
+        LOGITS_QUERY(3, 5, query + 3 * next)
+    }
+    if (step == k_steps - 1) {
+        TILE_STORE(0, to);
+        TILE_STORE(1, to + w->apart);
+        TILE_STORE(2, to + 2 * w->apart);
+        if (count > 3) {
+            TILE_STORE(3, to + 3 * w->apart);
+        }
+    }
+}
+
+ALWAYS_INLINE void logits_few(const unit_work *w, int count, int k_steps)
+{
+    int64_t row = (int64_t)k_steps * 64;
+    const char *key = w->key + w->step * 64, *query = w->query + w->step * TILE_BYTES;
+    if (w->step == 0) {
+        TILE_CLEAR(0);
+        TILE_CLEAR(1);
+        TILE_CLEAR(2);
+        TILE_CLEAR(3);
+    }
+    TILE_LOAD(4, key, row);
+    TILE_LOAD(5, key + SIDE * row, row);
+    LOGITS_TWO_KEYS(0, 1, 6, query)
+    if (count > 1) {
+        LOGITS_TWO_KEYS(2, 3, 7, query + (int64_t)k_steps * TILE_BYTES)
+    }
+    if (w->step == k_steps - 1) {
+        TILE_STORE(0, w->logits);
+        TILE_STORE(1, w->logits + TILE_BYTES);
+        if (count > 1) {
+            TILE_STORE(2, w->logits + w->apart);
+            TILE_STORE(3, w->logits + w->apart + TILE_BYTES);
+        }
+    }
+}
+
+ALWAYS_INLINE void logits_step(unit_work *w, int count, int k_steps)
+{
+    if (count > 2) {
+        logits_many(w, count, k_steps);
+    } else {
+        logits_few(w, count, k_steps);
+    }
+    w->step++;
+}
+
+static void want_logits(flash *f, team t, int pair, char *to, int64_t apart)
+{
+    f->ahead = (unit_work){
+        query_tiles(f, t.first), key_row(f, pair * PAIR), to, apart, 0, logits_steps(t.count, f->at.k_steps)};
+}
+
+static void finish_logits(flash *f, int count)
+{
+    while (f->ahead.step < f->ahead.steps) {
+        logits_step(&f->ahead, count, f->at.k_steps);
+    }
+}
+
+/* A piece of the work on the unit before: what has to be done by then. All is done when three quarters of the pieces
+ * are, so that the last results are in memory when they are wanted. */
+ALWAYS_INLINE void logits_piece(unit_work *w, int piece, int pieces, int count, int k_steps)
+{
+    int due = (w->steps * 4 * (piece + 1) + 3 * pieces - 1) / (3 * pieces);
+    for (due = due < w->steps ? due : w->steps; w->step < due;) {
+        logits_step(w, count, k_steps);
+    }
+}
+
+/* ---- outputs ------------------------------------------------------------------------------------------------------
+ *
+ * Three or four tiles of queries: 16 columns at a time, sums in tiles 0 to 3. One or two: 32 columns, the second tile
+ * of queries in 2 and 3. */
+
+/* What a strip adds to the outputs of a team, 32 keys of some columns at a time. */
+typedef struct outputs_work {
+    const char *weights, *values;
+    char *outputs;
+    int64_t apart; /* bytes from one tile of queries' outputs to the next one's */
+    int column, columns, unit, units;
+    bool fresh; /* the sums start at zero, not at what is in memory */
+} outputs_work;
+
+static outputs_work want_outputs(const flash *f, team t)
+{
+    int tiles = 2 * f->at.k_steps;
+    return (outputs_work){
+        .weights = weight_tiles(f, t.first),
+        .values = value_slice(f, f->now, 0),
+        .outputs = output_tiles(f, t.first),
+        .apart = (int64_t)tiles * TILE_BYTES,
+        .columns = t.count > 2 ? tiles : f->at.k_steps,
+        .units = f->now->pairs,
+        .fresh = f->now->first,
     };
 }
 
-/* What the strip's values add to 32 columns of the outputs of 32 queries. */
-static product outputs_product(const flash *f, int column_pair, int q_pair)
+#define OUTPUTS_BEGIN(SUM, FROM) \
+    if (w->fresh) { \
+        TILE_CLEAR(SUM); \
+    } else { \
+        TILE_LOAD(SUM, FROM, 64); \
+    }
+
+#define OUTPUTS_WEIGHT(SUM, TILE, WEIGHT) \
+    TILE_LOAD(TILE, WEIGHT, 64); \
+    TILE_MULTIPLY(SUM, TILE, 4);
+
+#define OUTPUTS_TWO_COLUMNS(SUM0, SUM1, TILE, WEIGHT) \
+    TILE_LOAD(TILE, WEIGHT, 64); \
+    TILE_MULTIPLY(SUM0, TILE, 4); \
+    TILE_MULTIPLY(SUM1, TILE, 5);
+
+ALWAYS_INLINE void outputs_many(const outputs_work *w, int count)
 {
-    int64_t down = (int64_t)2 * f->at.k_steps * TILE_BYTES;
-    return (product){
-        .left = {weight_tiles(f, 2 * q_pair), 64, MOST_PAIRS * TILE_BYTES, TILE_BYTES},
-        .right = {value_slot(f, column_pair), 128, 64, 128 * SIDE},
-        .sum = output_tiles(f, 2 * q_pair) + 2 * column_pair * TILE_BYTES,
-        .sum_right = TILE_BYTES,
-        .sum_down = down,
-        .steps = f->now.pairs,
-        .lefts = 2 * q_pair + 1 < f->at.q_tiles ? 2 : 1,
-        .rights = 2,
-    };
+    const char *weight = w->weights + w->unit * TILE_BYTES;
+    const char *values = w->values + w->column / 2 * VALUE_SLICE + w->column % 2 * 64 + w->unit * SIDE * 128;
+    char *to = w->outputs + w->column * TILE_BYTES;
+    const int64_t next = MOST_PAIRS * TILE_BYTES;
+    if (w->unit == 0) {
+        OUTPUTS_BEGIN(0, to)
+        OUTPUTS_BEGIN(1, to + w->apart)
+        OUTPUTS_BEGIN(2, to + 2 * w->apart)
+        if (count > 3) {
+            OUTPUTS_BEGIN(3, to + 3 * w->apart)
+        }
+    }
+    TILE_LOAD(4, values, 128);
+    OUTPUTS_WEIGHT(0, 5, weight)
+    OUTPUTS_WEIGHT(1, 6, weight + next)
+    OUTPUTS_WEIGHT(2, 7, weight + 2 * next)
+    if (count > 3) {
+        OUTPUTS_WEIGHT(3, 5, weight + 3 * next)
+    }
+    if (w->unit == w->units - 1) {
+        TILE_STORE(0, to);
+        TILE_STORE(1, to + w->apart);
+        TILE_STORE(2, to + 2 * w->apart);
+        if (count > 3) {
+            TILE_STORE(3, to + 3 * w->apart);
+        }
+    }
+}
+
+ALWAYS_INLINE void outputs_few(const outputs_work *w, int count)
+{
+    const char *weight = w->weights + w->unit * TILE_BYTES;
+    const char *values = w->values + w->column * VALUE_SLICE + w->unit * SIDE * 128;
+    char *to = w->outputs + 2 * w->column * TILE_BYTES;
+    if (w->unit == 0) {
+        OUTPUTS_BEGIN(0, to)
+        OUTPUTS_BEGIN(1, to + TILE_BYTES)
+        if (count > 1) {
+            OUTPUTS_BEGIN(2, to + w->apart)
+            OUTPUTS_BEGIN(3, to + w->apart + TILE_BYTES)
+        }
+    }
+    TILE_LOAD(4, values, 128);
+    TILE_LOAD(5, values + 64, 128);
+    OUTPUTS_TWO_COLUMNS(0, 1, 6, weight)
+    if (count > 1) {
+        OUTPUTS_TWO_COLUMNS(2, 3, 7, weight + MOST_PAIRS * TILE_BYTES)
+    }
+    if (w->unit == w->units - 1) {
+        TILE_STORE(0, to);
+        TILE_STORE(1, to + TILE_BYTES);
+        if (count > 1) {
+            TILE_STORE(2, to + w->apart);
+            TILE_STORE(3, to + w->apart + TILE_BYTES);
+        }
+    }
+}
+
+ALWAYS_INLINE void outputs_step(outputs_work *w, int count)
+{
+    if (count > 2) {
+        outputs_many(w, count);
+    } else {
+        outputs_few(w, count);
+    }
+    if (++w->unit == w->units) {
+        w->unit = 0;
+        w->column++;
+    }
 }
 
 /* ---- softmax ---------------------------------------------------------------------------------------------------- */
@@ -245,6 +451,9 @@ typedef struct patch {
     const float *bias;   /* [32] in log2 units */
     float scale;         /* log2 e included */
     char *to;            /* [16 queries][32 keys] of bf16 */
+    /* With summaries: less[i] is the row of `rows` that holds the weight of the summary of key i's group. */
+    const float *rows;
+    const int16_t *less;
 } patch;
 
 /* Two weights as bf16, the first one below: to nearest, ties up. A NaN may not survive here; the sum keeps it. */
@@ -286,38 +495,48 @@ ALWAYS_INLINE vec weight_of(bool plain, const patch *p, int key, vec m)
     return vec_exp2(vec_fma(logit, vec_set(p->scale), offset));
 }
 
-/* Returns the sum of the weights before rounding, so that L keeps the precision of f32. */
-ALWAYS_INLINE vec weigh(bool plain, const patch *p, vec m, work *beside)
+/* Returns the sum of the weights before rounding, so that L keeps the precision of f32. Where there are summaries, what
+ * `less` names comes off each weight after that. The tile of queries is number `tile` of `count`. */
+ALWAYS_INLINE vec weigh(bool plain, bool grouped, const patch *p, vec m, unit_work *beside, int tile, int count,
+                        int k_steps)
 {
     __m512i z[16];
     vec even = vec_set(0), odd = vec_set(0);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) {
-        if (i % 4 == 0) {
-            if (work_left(beside)) {
-                work_step(beside);
-            } else {
-                TILE_NUDGE(beside);
-            }
+        if (i % (16 / PIECES) == 0) {
+            logits_piece(beside, tile * PIECES + i / (16 / PIECES), count * PIECES, count, k_steps);
         }
         vec first = weight_of(plain, p, 2 * i, m), second = weight_of(plain, p, 2 * i + 1, m);
         even = vec_add(even, first);
         odd = vec_add(odd, second);
+        if (grouped) {
+            first = vec_sub(first, vec_load(p->rows + p->less[2 * i] * SIDE));
+            second = vec_sub(second, vec_load(p->rows + p->less[2 * i + 1] * SIDE));
+        }
         z[i] = pack(first, second);
     }
     turn_over(z, p->to);
     return vec_add(even, odd);
 }
 
-static vec weigh_plain(const patch *p, vec m, work *beside)
-{
-    return weigh(true, p, m, beside);
-}
-
-static vec weigh_biased(const patch *p, vec m, work *beside)
-{
-    return weigh(false, p, m, beside);
-}
+/* Teams of four and of one, and 128 channels, are what matters most. */
+#define WEIGH(name, plain, grouped) \
+    static vec name(const patch *p, vec m, unit_work *beside, int tile, int count, int k_steps) \
+    { \
+        if (k_steps == 4 && count == 4) { \
+            return weigh(plain, grouped, p, m, beside, tile, 4, 4); \
+        } \
+        if (k_steps == 4 && count == 1) { \
+            return weigh(plain, grouped, p, m, beside, 0, 1, 4); \
+        } \
+        return weigh(plain, grouped, p, m, beside, tile, count, k_steps); \
+    }
+WEIGH(weigh_plain, true, false)
+WEIGH(weigh_biased, false, false)
+WEIGH(weigh_plain_grouped, true, true)
+WEIGH(weigh_biased_grouped, false, true)
+#undef WEIGH
 
 static vec largest_logit(const patch *p)
 {
@@ -365,7 +584,9 @@ static vec raise_max(const flash *f, int q_tile, int key_pairs, vec largest)
     if (vec_any_above(largest, vec_add(m, vec_set(8.0f)))) {
         vec raised = vec_max(largest, m), scale = vec_exp2(vec_sub(m, raised));
         vec_store(by, scale);
-        rescale_row_tiles(output_tiles(f, q_tile), 2 * f->at.k_steps, by);
+        if (!f->now->first) {
+            rescale_row_tiles(output_tiles(f, q_tile), 2 * f->at.k_steps, by);
+        }
         rescale_weights(weight_tiles(f, q_tile), key_pairs, by);
         vec_store(sum, vec_mul(vec_load(sum), scale));
         vec_store(max, raised);
@@ -374,24 +595,28 @@ static vec raise_max(const flash *f, int q_tile, int key_pairs, vec largest)
     return m;
 }
 
-static void weigh_tile(flash *f, int key_pair, int q_tile, const float *logits)
+/* Logits of 32 keys and of tile number `tile` of a team into weights. */
+static void weigh_unit(flash *f, team t, int tile, int pair, const float *logits)
 {
+    int q_tile = t.first + tile;
     patch p = {
         .logits = logits,
-        .bias = f->now.bias + key_pair * PAIR,
+        .bias = f->now->bias + pair * PAIR,
         .scale = f->op->scale * LOG2_E,
-        .to = weight_tiles(f, q_tile) + key_pair * TILE_BYTES,
+        .to = weight_tiles(f, q_tile) + pair * TILE_BYTES,
     };
     float *max = max_of(f, q_tile), *sum = sum_of(f, q_tile);
-    bool plain = f->now.plain && f->now.has.listed - key_pair * PAIR >= PAIR;
-    if (f->now.first && key_pair == 0) {
-        raise_max(f, q_tile, key_pair, largest_logit(&p));
-        plain = false;
+    bool plain = f->now->plain && f->now->has.listed - pair * PAIR >= PAIR;
+    if (f->now->first && pair == 0) {
+        raise_max(f, q_tile, 0, largest_logit(&p));
     }
-    vec total = plain ? weigh_plain(&p, vec_load(max), &f->work) : weigh_biased(&p, vec_load(max), &f->work);
+    vec m = vec_load(max);
+    vec total = plain ? weigh_plain(&p, m, &f->ahead, tile, t.count, f->at.k_steps)
+                      : weigh_biased(&p, m, &f->ahead, tile, t.count, f->at.k_steps);
     if (_mm512_cmp_ps_mask(total, vec_set(rescale_above), _CMP_NLE_UQ) != 0) {
-        raise_max(f, q_tile, key_pair, largest_logit(&p));
-        total = weigh_biased(&p, vec_load(max), &f->work);
+        m = raise_max(f, q_tile, pair, largest_logit(&p));
+        unit_work nothing = {0};
+        total = weigh_biased(&p, m, &nothing, tile, t.count, f->at.k_steps);
     }
     vec_store(sum, vec_add(vec_load(sum), total));
 }
@@ -401,16 +626,18 @@ static void weigh_tile(flash *f, int key_pair, int q_tile, const float *logits)
 static const char zeros[512];
 
 /* Splits the sums of the strip's groups into rows of bf16 and names those after the listed keys' rows. */
-static void stage_sums(flash *f)
+static void stage_sums(flash *f, strip *s)
 {
     const fga_attend_op *op = f->op;
-    strip *s = &f->now;
     char *row = f->scratch + f->at.sums;
     int32_t dim = op->head_dim;
     int k = s->has.listed, v = s->has.listed + s->has.listed % 2;
     s->value[s->has.listed] = zeros;
     for (int i = 0; i < s->has.groups; i++) {
         const group *g = &s->has.group[i];
+        for (int key = g->first; key < g->first + g->listed; key++) {
+            s->less[key] = (int16_t)(g->remaining > 0 ? k : MOST_ROWS);
+        }
         if (g->remaining > 0) {
             for (int e = 0; e < 2 * WORD; e++) {
                 *(e < WORD ? &s->key[k + e] : &s->value[v + e - WORD]) = row + (size_t)e * f->at.row_bytes;
@@ -426,21 +653,20 @@ static void stage_sums(flash *f)
     }
 }
 
-/* False when there are no more keys. */
-static bool find_strip(flash *f)
+/* The next strip into *s; false when there are no more keys. */
+static bool find_strip(flash *f, strip *s)
 {
     const fga_attend_op *op = f->op;
-    strip *s = &f->now;
-    const uint32_t *keys = op->keys + f->next.key;
-    s->first = f->next.key == 0 && f->next.group == 0;
+    const uint32_t *keys = op->keys + f->cursor.key;
+    s->first = f->cursor.key == 0 && f->cursor.group == 0;
     s->plain = op->bias == NULL;
     s->has.listed = s->has.summaries = s->has.groups = s->has.keys = 0;
     if (op->summaries != NULL) {
-        take_groups(op, &f->next, STRIP, &s->has);
+        take_groups(op, &f->cursor, STRIP, &s->has);
     } else {
-        int64_t left = op->key_count - f->next.key;
+        int64_t left = op->key_count - f->cursor.key;
         s->has.listed = s->has.keys = (int)(left < STRIP ? left : STRIP);
-        f->next.key += s->has.listed;
+        f->cursor.key += s->has.listed;
     }
     s->pairs = part_count(s->has.keys, PAIR);
     for (int i = 0; i < s->has.listed; i++) {
@@ -452,129 +678,202 @@ static bool find_strip(flash *f)
         s->key[i] = s->value[i] = zeros;
         s->bias[i] = -INFINITY;
     }
-    if (s->has.summaries > 0) {
-        stage_sums(f);
+    if (s->has.groups > 0) {
+        stage_sums(f, s);
     }
     return s->has.keys > 0;
 }
 
-static void want_logits(flash *f, int key_pair)
+/* The unit of a team's after this one, or of the next team's: false where there is none. */
+static bool next_unit(const flash *f, team *t, int *pair)
 {
-    work_begin(&f->work);
-    for (; key_pair < f->now.pairs && f->work.count < f->at.q_pairs; f->work.count++) {
-        f->work.list[f->work.count] = logits_product(f, key_pair, f->work.count);
+    if (++*pair == f->now->pairs) {
+        *pair = 0;
+        *t = team_of(f, t->first + t->count);
     }
+    return t->count > 0;
 }
 
-/* Weights of 32 keys; beside them, the logits of the next 32 keys and, a part after each tile, copies of what comes
- * after those: a tile cannot be loaded from a store that is still on its way. */
-static void weigh_keys(flash *f, int key_pair)
-{
-    int tiles = f->at.q_tiles, values = f->now.pairs * SIDE;
-    want_logits(f, key_pair + 1);
-    for (int i = 0; i < tiles; i++) {
-        weigh_tile(f, key_pair, i, logit_slot(f, key_pair, i / 2) + i % 2 * PAIR * SIDE);
-        if (key_pair + 2 < f->now.pairs) {
-            stage_keys(f, (key_pair + 2) * PAIR + PAIR * i / tiles, (key_pair + 2) * PAIR + PAIR * (i + 1) / tiles);
-        } else if (key_pair + 1 == f->now.pairs) {
-            stage_values(f, 0, values * i / tiles, values * (i + 1) / tiles);
-        }
-    }
-    work_end(&f->work);
-}
-
-/* O += P V, 32 columns at a time; the next columns' values are interleaved a few after each step, so that the tiles
- * never rest for long. */
-static void add_values(flash *f)
-{
-    int values = f->now.pairs * SIDE, steps = f->at.q_tiles * f->now.pairs;
-    for (int column_pair = 0; column_pair < f->at.k_steps; column_pair++) {
-        bool more = column_pair + 1 < f->at.k_steps;
-        work_begin(&f->work);
-        for (; f->work.count < f->at.q_pairs; f->work.count++) {
-            f->work.list[f->work.count] = outputs_product(f, column_pair, f->work.count);
-        }
-        for (int step = 0; step < steps && more; step++) {
-            work_step(&f->work);
-            stage_values(f, column_pair + 1, values * step / steps, values * (step + 1) / steps);
-        }
-        work_run(&f->work);
-    }
-    work_end(&f->work);
-}
-
-/* The strip's weights of one tile of queries from its logits: first in f32, then packed. */
-static void weigh_tile_groups(flash *f, int q_tile, float *logits)
-{
-    const strip *s = &f->now;
-    vec max = vec_set(-INFINITY), scale = vec_set(f->op->scale * LOG2_E);
-    for (int i = 0; i < s->has.keys; i++) {
-        vec logit = vec_fma(vec_load(logits + i * SIDE), scale, vec_set(s->bias[i]));
-        max = i < s->has.listed ? vec_max(logit, max) : max;
-        vec_store(logits + i * SIDE, logit);
-    }
-    float *sum = sum_of(f, q_tile);
-    vec m = raise_max(f, q_tile, 0, remaining_logits(logits, SIDE, &s->has, max));
-    vec_store(sum, weigh_groups(logits, SIDE, &s->has, m, vec_load(sum)));
-    int listed = part_count(s->has.listed, 2), pairs = listed + s->has.summaries;
-    for (int key_pair = 0; key_pair < s->pairs; key_pair++) {
-        __m512i z[16];
-        for (int i = 0; i < 16; i++) {
-            int pair = key_pair * 16 + i, row = pair < listed ? 2 * pair : s->has.listed + (pair - listed) * WORD;
-            vec low = pair < pairs ? vec_load(logits + row * SIDE) : vec_set(0), high = low;
-            if (pair < listed) {
-                high = row + 1 < s->has.listed ? vec_load(logits + (row + 1) * SIDE) : vec_set(0);
-            }
-            z[i] = pack(low, high);
-        }
-        turn_over(z, weight_tiles(f, q_tile) + key_pair * TILE_BYTES);
-    }
-}
-
-/* Weights of a strip with summaries, which want all logits of a group at once: [query tile][key][16 queries]. */
-static void weigh_strip_groups(flash *f)
-{
-    char *logits = f->scratch + f->at.logit;
-    for (int key_pair = 0; key_pair < f->now.pairs; key_pair++) {
-        stage_keys(f, key_pair * PAIR, key_pair * PAIR + PAIR);
-        want_logits(f, key_pair);
-        for (int i = 0; i < f->at.q_pairs; i++) {
-            product *p = &f->work.list[i];
-            p->sum = logits + (size_t)(2 * i * MOST_ROWS + key_pair * PAIR) * LOGIT_ROW;
-            p->sum_right = MOST_ROWS * LOGIT_ROW;
-        }
-        work_run(&f->work);
-    }
-    work_end(&f->work);
-    for (int i = 0; i < f->at.q_tiles; i++) {
-        weigh_tile_groups(f, i, (float *)(logits + (size_t)i * MOST_ROWS * LOGIT_ROW));
-    }
-    stage_values(f, 0, 0, f->now.pairs * SIDE);
-}
-
+/* Weights of a strip. */
 static void weigh_strip(flash *f)
 {
-    stage_keys(f, 0, f->now.pairs > 1 ? 2 * PAIR : PAIR);
-    want_logits(f, 0);
-    work_end(&f->work);
-    for (int key_pair = 0; key_pair < f->now.pairs; key_pair++) {
-        weigh_keys(f, key_pair);
+    team t = team_of(f, 0), coming = t;
+    want_logits(f, t, 0, unit_logits(f, 0), UNIT_BYTES);
+    finish_logits(f, t.count);
+    for (int unit = 0, pair = 0, next = 0; t.count > 0; unit++, t = coming, pair = next) {
+        bool more = next_unit(f, &coming, &next), alike = coming.count == t.count;
+        f->ahead.steps = f->ahead.step = 0;
+        if (more) {
+            want_logits(f, coming, next, unit_logits(f, 1 - unit % 2), UNIT_BYTES);
+        }
+        unit_work other = f->ahead; /* of another number of tiles: not in the middle of these */
+        if (more && !alike) {
+            f->ahead.steps = 0;
+        }
+        for (int tile = 0; tile < t.count; tile++) {
+            weigh_unit(f, t, tile, pair, (const float *)(unit_logits(f, unit % 2) + tile * UNIT_BYTES));
+        }
+        if (more && !alike) {
+            f->ahead = other;
+            finish_logits(f, coming.count);
+        }
+    }
+}
+
+/* Outputs of a strip; beside them, copies of the next one's keys and values. */
+static void add_strip(flash *f)
+{
+    int k_steps = f->at.k_steps, steps = 0, step = 0, keys = 0, values = 0;
+    int rows = f->next != NULL ? f->next->pairs * PAIR : 0;
+    for (team t = team_of(f, 0); t.count > 0; t = team_of(f, t.first + t.count)) {
+        steps += f->now->pairs * (t.count > 2 ? 2 * k_steps : k_steps);
+    }
+    for (team t = team_of(f, 0); t.count > 0; t = team_of(f, t.first + t.count)) {
+        outputs_work w = want_outputs(f, t);
+        while (w.column < w.columns) {
+            outputs_step(&w, t.count);
+            if (rows > 0) {
+                int due = rows * ++step / steps;
+                stage_keys(f, f->next, keys, due);
+                stage_values(f, f->next, values, due / 2);
+                keys = due;
+                values = due / 2;
+            }
+        }
+    }
+}
+
+/* ---- strips with summaries --------------------------------------------------------------------------------------- */
+
+/* The weight of each summary of the strip, in place of its logit; returns what they add to the sum of weights. */
+static vec weigh_summaries(flash *f, int q_tile, float *logits)
+{
+    const strip *s = f->now;
+    vec max = vec_set(-INFINITY), scale = vec_set(f->op->scale * LOG2_E), total = vec_set(0);
+    float *summaries = logits + s->has.listed * SIDE, *at = summaries;
+    for (int i = 0; i < s->has.groups; i++) {
+        const group *g = &s->has.group[i];
+        vec kept = vec_set(0);
+        for (int key = g->first; key < g->first + g->listed; key++) {
+            vec logit = vec_fma(vec_load(logits + key * SIDE), scale, vec_set(s->bias[key]));
+            kept = vec_add(kept, logit);
+            max = vec_max(logit, max);
+        }
+        if (g->remaining > 0) {
+            vec rest = vec_add(vec_load(at), vec_load(at + SIDE));
+            rest = vec_sub(vec_fma(rest, scale, vec_set(s->bias[(at - logits) / SIDE])), kept);
+            rest = vec_mul(rest, vec_set(1.0f / g->remaining));
+            max = vec_max(rest, max);
+            vec_store(at, rest);
+            at += WORD * SIDE;
+        }
+    }
+    vec m = raise_max(f, q_tile, 0, max);
+    at = summaries;
+    for (int i = 0; i < s->has.groups; i++) {
+        const group *g = &s->has.group[i];
+        if (g->remaining > 0) {
+            vec w = vec_exp2(vec_sub(vec_load(at), m));
+            total = vec_fma(w, vec_set(g->remaining), total);
+            vec_store(at, word_weight(w));
+            at += WORD * SIDE;
+        }
+    }
+    return total;
+}
+
+/* The unit in which listed keys end and summaries begin, or one of summaries alone. */
+static vec weigh_mixed(const flash *f, const patch *p, int pair, vec m)
+{
+    const strip *s = f->now;
+    int listed = part_count(s->has.listed, 2), pairs = listed + s->has.summaries;
+    __m512i z[16];
+    vec total = vec_set(0);
+    for (int i = 0; i < 16; i++) {
+        int at = pair * 16 + i;
+        vec weight[2] = {vec_set(0), vec_set(0)};
+        for (int e = 0; e < 2 && at < listed; e++) {
+            int key = 2 * at + e;
+            if (key < s->has.listed) {
+                vec w = weight_of(false, p, 2 * i + e, m);
+                total = vec_add(total, w);
+                weight[e] = vec_sub(w, vec_load(p->rows + s->less[key] * SIDE));
+            }
+        }
+        if (at >= listed && at < pairs) {
+            weight[0] = weight[1] = vec_load(p->rows + (s->has.listed + (at - listed) * WORD) * SIDE);
+        }
+        z[i] = pack(weight[0], weight[1]);
+    }
+    turn_over(z, p->to);
+    return total;
+}
+
+static void weigh_grouped_unit(flash *f, int q_tile, int pair, const float *logits)
+{
+    const strip *s = f->now;
+    patch p = {
+        .logits = logits + pair * PAIR * SIDE,
+        .bias = s->bias + pair * PAIR,
+        .scale = f->op->scale * LOG2_E,
+        .to = weight_tiles(f, q_tile) + pair * TILE_BYTES,
+        .rows = logits,
+        .less = s->less + pair * PAIR,
+    };
+    float *sum = sum_of(f, q_tile);
+    unit_work nothing = {0};
+    vec m = vec_load(max_of(f, q_tile)), total;
+    if (s->has.listed - pair * PAIR < PAIR) {
+        total = weigh_mixed(f, &p, pair, m);
+    } else if (s->plain) {
+        total = weigh_plain_grouped(&p, m, &nothing, 0, 1, f->at.k_steps);
+    } else {
+        total = weigh_biased_grouped(&p, m, &nothing, 0, 1, f->at.k_steps);
+    }
+    vec_store(sum, vec_add(vec_load(sum), total));
+}
+
+/* Weights of a strip with summaries, where all logits of a group must be known before any of its weights. */
+static void weigh_grouped_strip(flash *f)
+{
+    for (team t = team_of(f, 0); t.count > 0; t = team_of(f, t.first + t.count)) {
+        for (int pair = 0; pair < f->now->pairs; pair++) {
+            want_logits(f, t, pair, strip_logits(f, 0) + pair * UNIT_BYTES, LOGITS_BYTES);
+            finish_logits(f, t.count);
+        }
+        for (int tile = 0; tile < t.count; tile++) {
+            float *logits = (float *)strip_logits(f, tile), *sum = sum_of(f, t.first + tile);
+            vec_store(sum, vec_add(vec_load(sum), weigh_summaries(f, t.first + tile, logits)));
+            memset(logits + MOST_ROWS * SIDE, 0, LOGIT_ROW);
+            for (int pair = 0; pair < f->now->pairs; pair++) {
+                weigh_grouped_unit(f, t.first + tile, pair, logits);
+            }
+        }
     }
 }
 
 static void run_strips(flash *f)
 {
-    do {
-        if (f->now.has.groups > 0) {
-            weigh_strip_groups(f);
+    stage_keys(f, f->now, 0, f->now->pairs * PAIR);
+    stage_values(f, f->now, 0, f->now->pairs * SIDE);
+    while (f->now != NULL) {
+        strip *other = f->now == &f->two[0] ? &f->two[1] : &f->two[0];
+        f->next = NULL;
+        if (f->now->has.groups > 0) {
+            weigh_grouped_strip(f);
         } else {
             weigh_strip(f);
         }
-        add_values(f);
-    } while (find_strip(f));
+        if (find_strip(f, other)) {
+            f->next = other;
+            other->place = 1 - f->now->place;
+        }
+        add_strip(f);
+        f->now = f->next;
+    }
 }
 
-/* ---- outputs ---------------------------------------------------------------------------------------------------- */
+/* ---- the whole -------------------------------------------------------------------------------------------------- */
 
 static void store_outputs(const flash *f)
 {
@@ -607,16 +906,21 @@ static void attend_nothing(const fga_attend_op *op)
 
 static void attend(const fga_attend_op *op)
 {
-    flash f = {.op = op, .at = lay_out(op->rows, op->head_dim), .scratch = op->scratch};
+    flash f;
+    f.op = op;
+    f.at = lay_out(op->rows, op->head_dim);
+    f.scratch = op->scratch;
+    f.cursor = (cursor){0};
+    f.now = &f.two[0];
+    f.now->place = 0;
     float *max = (float *)(f.scratch + f.at.max), *sum = (float *)(f.scratch + f.at.sum);
-    if (!find_strip(&f)) {
+    if (!find_strip(&f, f.now)) {
         attend_nothing(op);
         return;
     }
     tile_shapes callers;
     tiles_begin(&callers);
     stage_queries(&f);
-    memset(f.scratch + f.at.output, 0, (size_t)f.at.q_tiles * (size_t)f.at.k_steps * 2 * TILE_BYTES);
     for (int i = 0; i < f.at.q_tiles * SIDE; i++) {
         max[i] = -FLT_MAX; /* not -inf: logits that are all -inf then give sum 0 instead of inf - inf */
         sum[i] = 0.0f;
