@@ -64,7 +64,7 @@ LAYOUTS = (
 
 DFS = Policy(128, 128, "topk", "mass", 16, 16, order="hilbert", density=0.1)
 DFS_PAPER = dataclasses.replace(DFS, order="hilbert_clipped", zero_pad=True)
-FGDFS = Policy(64, 1, "budget", "deviation", 8, 1, order="hilbert", density=0.1, summary_group=64)
+FGDFS = Policy(16, 1, "budget", "deviation", 4, 1, order="hilbert_clipped", density=0.1, summary_group=64)
 FG_CACHED = Policy(128, 1, "threshold", "exact_max", threshold=0.5)
 FG_CDF = Policy(128, 1, "topp", "mass", 128, 1, tau=0.9, gate_queries=0.6, gate_keys=0.6)
 SUBBLOCK = Policy(64, 64, "topk", "lse", 16, 16, density=0.25)
