@@ -1,25 +1,22 @@
-/* rank_panel.h - rank (ops.h) for any vector width, on the register tile of attention.
+/* rank_panel.h - rank (ops.h) for any vector width, on a product of rank_product.h.
  *
  * Rows lie along the lanes, those of several blocks side by side, so that small blocks fill the vectors. Keys come in
- * chunks of whole tiles and groups: a chunk's logits are one product of the tile's kind, [key][PANEL]. Where the row's
- * sum must be known first, a chunk is kept as exp2(z - the largest so far) and a factor per chunk and row puts that
- * right when tiles are gathered; where it is known, or not needed, a chunk is gathered while it is hot. A tile is first
- * gathered lane by lane; LANES tiles are then turned over, so that rows of a block are added as vectors of tiles.
+ * chunks of whole tiles and groups: a chunk's logits come from one product, [key][PANEL] for every panel. Where the
+ * row's sum must be known first, a chunk is kept as exp2(z - the largest so far) and a factor per chunk and row puts
+ * that right when tiles are gathered; where it is known, or not needed, a chunk is gathered while it is hot. A tile is
+ * first gathered lane by lane; LANES tiles are then turned over, so that rows of a block are added as vectors of tiles.
  */
 #ifndef FGA_CPU_RANK_PANEL_H
 #define FGA_CPU_RANK_PANEL_H
 
-#include "cpu/tile.h"
-#include "cpu/words_f32.h"
+#include "cpu/rank_product.h"
 
 #include <float.h>
-#include <math.h>
-
-enum { RANK_KEYS = 128, RANK_MAX_KEYS = 256, RANK_ROWS = 4 * PANEL };
+#include <string.h>
 
 /* Where things lie in the caller's scratch; offsets in 32-bit words. */
 typedef struct rank_layout {
-    size_t query, strip, chunk, reference, max, sum, keys, tiles, total;
+    size_t query, strip, chunk, second, reference, max, sum, keys, tiles, total;
 } rank_layout;
 
 typedef struct rank_state {
@@ -36,16 +33,8 @@ typedef struct rank_state {
 
 typedef struct rank_chunk {
     int64_t index, first_tile, last_tile, first, last; /* [first, last) elements */
-    int64_t first_key;
-    int keys;
-    const char *source[RANK_MAX_KEYS]; /* rows of k, or of zeros for keys that are out; any past the last repeat it */
-    const char *row[RANK_MAX_KEYS];    /* the same as f32 */
+    rank_keys keys;
 } rank_chunk;
-
-static int rank_limit(const fga_rank_op *op)
-{
-    return op->kind == FGA_RANK_DEVIATION && op->group > RANK_KEYS ? op->group : RANK_KEYS;
-}
 
 static rank_state rank_plan(const fga_rank_op *op, int32_t rows)
 {
@@ -56,15 +45,16 @@ static rank_state rank_plan(const fga_rank_op *op, int32_t rows)
     r.chunks = (op->tiles + r.chunk_tiles - 1) / r.chunk_tiles;
     r.keeps = op->lse == NULL && op->kind != FGA_RANK_LSE && op->kind != FGA_RANK_LOGIT;
     r.one = op->blocks == 1 && (op->kind == FGA_RANK_MASS || op->kind == FGA_RANK_MAX);
-    size_t panels = (size_t)r.panels, dim = (size_t)op->head_dim;
+    size_t panels = (size_t)r.panels, logits = (size_t)limit * PANEL; /* of a chunk and panel */
     rank_layout *at = &r.at;
-    at->strip = at->query + panels * PANEL * dim;
+    at->keys = at->query + product_rows_words(op, r.panels);
+    at->strip = at->keys + product_keys_words(op);
     at->chunk = at->strip + (r.keeps ? panels * PANEL * (size_t)r.elements : 0);
-    at->reference = at->chunk + 2 * (size_t)limit * PANEL;
+    at->second = at->chunk + panels * logits;
+    at->reference = at->second + (op->sub_begin != NULL ? logits : 0);
     at->max = at->reference + (r.keeps ? panels * PANEL * (size_t)r.chunks : 0);
     at->sum = at->max + panels * PANEL;
-    at->keys = at->sum + panels * PANEL;
-    at->tiles = at->keys + (op->dtype == FGA_F32 ? 0 : (size_t)limit * dim);
+    at->tiles = at->sum + panels * PANEL;
     at->total = at->tiles + (size_t)LANES * (size_t)(limit > 2 * PANEL ? limit : 2 * PANEL);
     return r;
 }
@@ -72,40 +62,6 @@ static rank_state rank_plan(const fga_rank_op *op, int32_t rows)
 static size_t rank_scratch(const fga_rank_op *op, int32_t rows)
 {
     return rank_plan(op, rows).at.total * sizeof(float);
-}
-
-static int rank_panel_rows(const rank_state *r, int panel)
-{
-    int left = r->rows - panel * PANEL;
-    return left < PANEL ? left : PANEL;
-}
-
-static int rank_panel_vecs(const rank_state *r, int panel)
-{
-    return rank_panel_rows(r, panel) > LANES ? 2 : 1;
-}
-
-/* ---- rows and keys in ------------------------------------------------------------------------------------------- */
-
-static void pack_rows(const rank_state *r, int panel)
-{
-    const fga_rank_op *op = r->op;
-    int last = rank_panel_rows(r, panel) - 1;
-    float *packed = r->scratch + r->at.query + (size_t)panel * PANEL * op->head_dim;
-    const char *rows[PANEL];
-    for (int i = 0; i < PANEL; i++) { /* lanes past the last row repeat it */
-        rows[i] = (const char *)(op->q + (int64_t)(panel * PANEL + (i < last ? i : last)) * op->head_dim);
-    }
-    for (int v = 0; v < rank_panel_vecs(r, panel); v++) {
-        for (int d = 0; d < op->head_dim; d += 4) {
-            vec z[4];
-            vec_load_rows(z, rows + v * LANES, 4 * d);
-            vec_transpose4(z);
-            for (int k = 0; k < 4; k++) {
-                vec_store(packed + (d + k) * PANEL + v * LANES, z[k]);
-            }
-        }
-    }
 }
 
 static void find_chunk(const rank_state *r, int64_t index, rank_chunk *c)
@@ -116,147 +72,108 @@ static void find_chunk(const rank_state *r, int64_t index, rank_chunk *c)
     c->last_tile = c->first_tile + r->chunk_tiles < op->tiles ? c->first_tile + r->chunk_tiles : op->tiles;
     c->first = op->tile_begin[c->first_tile];
     c->last = op->tile_begin[c->last_tile];
-    c->first_key = op->sub_begin != NULL ? op->sub_begin[c->first] : c->first;
-    c->keys = (int)((op->sub_begin != NULL ? op->sub_begin[c->last] : c->last) - c->first_key);
+    c->keys.first = op->sub_begin != NULL ? op->sub_begin[c->first] : c->first;
+    c->keys.count = (int)((op->sub_begin != NULL ? op->sub_begin[c->last] : c->last) - c->keys.first);
 }
 
-static void find_rows(const rank_state *r, rank_chunk *c)
+static size_t strip_at(const rank_state *r, const rank_chunk *c, int panel)
 {
-    static const float zeros[256];
-    const fga_rank_op *op = r->op;
-    const float *bias = op->bias + c->first_key;
-    for (int i = 0; i < c->keys; i++) {
-        const char *row = element(op->k, (c->first_key + i) * op->k_stride, op->dtype);
-        c->source[i] = bias[i] == -INFINITY ? (const char *)zeros : row;
-    }
-    for (int i = c->keys; i < rank_limit(op); i++) {
-        c->source[i] = c->source[c->keys - 1];
-    }
-}
-
-static void stage_chunk(const rank_state *r, rank_chunk *c)
-{
-    const fga_rank_op *op = r->op;
-    float *staged = r->scratch + r->at.keys;
-    if (op->dtype == FGA_F32) {
-        memcpy(c->row, c->source, (size_t)c->keys * sizeof c->row[0]);
-        return;
-    }
-    for (int i = 0; i < c->keys; i++) {
-        bool out = op->bias[c->first_key + i] == -INFINITY; /* zeros are f32 already */
-        c->row[i] =
-            out ? c->source[i] : stage_row(c->source[i], op->dtype, op->head_dim, staged + (size_t)i * op->head_dim);
-    }
+    return r->at.strip + ((size_t)panel * (size_t)r->elements + (size_t)c->first) * PANEL;
 }
 
 /* ---- logits, in log2 units --------------------------------------------------------------------------------------- */
 
-ALWAYS_INLINE void rank_tile(int n, int vecs, const fga_rank_op *op, const rank_chunk *c, int first, const float *query,
-                             float *logits, const ahead *next)
+/* Dot products become logits; returns the largest of each lane. */
+ALWAYS_INLINE void scale_products(int vecs, const fga_rank_op *op, const rank_keys *keys, float *z, vec largest[2])
 {
-    vec acc[TILE][2];
-    tile_rows(n, vecs, acc, c->row, first, query, op->head_dim, next);
-    vec scale = vec_set(op->scale * LOG2_E);
-    for (int i = 0; i < n; i++) {
-        vec bias = vec_set(op->bias[c->first_key + first + i] * LOG2_E);
+    vec scale = vec_set(op->scale * LOG2_E), unit = vec_set(LOG2_E);
+    for (int i = 0; i < keys->count; i++, z += PANEL) {
+        vec bias = vec_mul(vec_set(op->bias[keys->first + i]), unit);
         for (int v = 0; v < vecs; v++) {
-            vec_store(logits + (first + i) * PANEL + v * LANES, vec_fma(acc[i][v], scale, bias));
-        }
-    }
-}
-
-ALWAYS_INLINE void rank_logits(int vecs, const fga_rank_op *op, const rank_chunk *c, const float *query, float *logits,
-                               const ahead *next)
-{
-    split tiles = split_evenly(c->keys, TILE);
-    for (int t = 0; t < tiles.parts; t++) {
-        int first = split_begin(tiles, t), n = split_begin(tiles, t + 1) - first;
-        switch (n) {
-#define CASE(N) \
-    case N: \
-        rank_tile(N, vecs, op, c, first, query, logits, next); \
-        break;
-            EACH_TILE(CASE)
-#undef CASE
+            vec logit = vec_fma(vec_load(z + v * LANES), scale, bias);
+            largest[v] = vec_max(logit, largest[v]);
+            vec_store(z + v * LANES, logit);
         }
     }
 }
 
 /* Logits of keys become those of their sub-tiles: mean and half the variance of the keys that are not out. */
-static void second_order(const rank_state *r, const rank_chunk *c, int vecs, const float *z, float *out)
+static void second_order(const rank_state *r, const rank_chunk *c, int vecs, const float *z, float *out, vec largest[2])
 {
     const fga_rank_op *op = r->op;
     for (int64_t e = c->first; e < c->last; e++) {
         int64_t begin = op->sub_begin[e], end = op->sub_begin[e + 1], count = 0;
         for (int64_t j = begin; j < end; j++) {
-            count += op->bias[j] != -INFINITY;
+            count += !key_is_out(op, j);
         }
         vec share = vec_set(count > 0 ? 1.0f / (float)count : 0.0f);
         vec bias = vec_set(count > 0 ? op->sub_bias[e] * LOG2_E : -INFINITY);
         for (int v = 0; v < vecs; v++) {
-            const float *first = z + (begin - c->first_key) * PANEL + v * LANES;
+            const float *first = z + (begin - c->keys.first) * PANEL + v * LANES;
             vec sum = vec_set(0.0f), square = vec_set(0.0f);
             for (int64_t j = begin; j < end; j++) {
-                if (op->bias[j] != -INFINITY) {
+                if (!key_is_out(op, j)) {
                     sum = vec_add(sum, vec_load(first + (j - begin) * PANEL));
                 }
             }
             vec mean = vec_mul(sum, share);
             for (int64_t j = begin; j < end; j++) {
-                if (op->bias[j] != -INFINITY) {
+                if (!key_is_out(op, j)) {
                     vec off = vec_sub(vec_load(first + (j - begin) * PANEL), mean);
                     square = vec_fma(off, off, square);
                 }
             }
             vec half = vec_mul(share, vec_set(0.5f / LOG2_E));
-            vec_store(out + (e - c->first) * PANEL + v * LANES, vec_add(vec_fma(square, half, mean), bias));
+            vec logit = vec_add(vec_fma(square, half, mean), bias);
+            largest[v] = vec_max(logit, largest[v]);
+            vec_store(out + (e - c->first) * PANEL + v * LANES, logit);
         }
     }
 }
 
-/* The chunk's logits to z [elements][PANEL]. */
-static void chunk_logits(const rank_state *r, const rank_chunk *c, int panel, float *z, const ahead *next)
+/* Makes the panel's products into logits, [elements][PANEL], and finds the largest of each lane. */
+static float *chunk_logits(const rank_state *r, const rank_chunk *c, int panel, vec largest[2])
 {
     const fga_rank_op *op = r->op;
-    const float *query = r->scratch + r->at.query + (size_t)panel * PANEL * op->head_dim;
-    float *raw = op->sub_begin != NULL ? r->scratch + r->at.chunk + (size_t)rank_limit(op) * PANEL : z;
-    int vecs = rank_panel_vecs(r, panel);
-    if (vecs == 2) {
-        rank_logits(2, op, c, query, raw, next);
+    float *z = r->scratch + r->at.chunk + (size_t)panel * (size_t)rank_limit(op) * PANEL;
+    largest[0] = largest[1] = vec_set(-FLT_MAX); /* not -inf, as in attention */
+    if (panel_count_vecs(r->rows, panel) == 2) {
+        scale_products(2, op, &c->keys, z, largest);
     } else {
-        rank_logits(1, op, c, query, raw, next);
+        scale_products(1, op, &c->keys, z, largest);
     }
-    if (op->sub_begin != NULL) {
-        second_order(r, c, vecs, raw, z);
+    if (op->sub_begin == NULL) {
+        return z;
     }
+    largest[0] = largest[1] = vec_set(-FLT_MAX);
+    second_order(r, c, panel_count_vecs(r->rows, panel), z, r->scratch + r->at.second, largest);
+    return r->scratch + r->at.second;
 }
 
 /* ---- softmax ----------------------------------------------------------------------------------------------------- */
 
-/* z becomes exp2(z - m) of one vector of rows; returns the sum. */
-static vec chunk_weights(const rank_chunk *c, float *z, vec m)
+/* exp2(z - m) of one vector of rows to p, which may be z; returns the sum. */
+static vec chunk_weights(const rank_chunk *c, const float *z, vec m, float *p)
 {
     vec sum = vec_set(0.0f);
-    for (int64_t e = c->first; e < c->last; e++, z += PANEL) {
-        vec p = vec_exp2(vec_sub(vec_load(z), m));
-        sum = vec_add(sum, p);
-        vec_store(z, p);
+    for (int64_t e = c->first; e < c->last; e++, z += PANEL, p += PANEL) {
+        vec weight = vec_exp2(vec_sub(vec_load(z), m));
+        sum = vec_add(sum, weight);
+        vec_store(p, weight);
     }
     return sum;
 }
 
 /* Weights relative to the largest logit so far, which is noted for the chunk; the sum is carried along. */
-static void keep_chunk(const rank_state *r, const rank_chunk *c, int panel, float *z)
+static void keep_chunk(const rank_state *r, const rank_chunk *c, int panel, const float *z, const vec largest[2])
 {
-    for (int v = 0; v < rank_panel_vecs(r, panel); v++) {
+    float *kept = r->scratch + strip_at(r, c, panel);
+    for (int v = 0; v < panel_count_vecs(r->rows, panel); v++) {
         size_t lane = (size_t)panel * PANEL + (size_t)v * LANES;
-        float *max = r->scratch + r->at.max + lane, *sum = r->scratch + r->at.sum + lane, *from = z + v * LANES;
-        vec before = vec_load(max), m = before;
-        for (int64_t e = 0; e < c->last - c->first; e++) {
-            m = vec_max(vec_load(from + e * PANEL), m);
-        }
+        float *max = r->scratch + r->at.max + lane, *sum = r->scratch + r->at.sum + lane;
+        vec before = vec_load(max), m = vec_max(largest[v], before);
         vec total = vec_mul(vec_load(sum), vec_exp2(vec_sub(before, m)));
-        vec_store(sum, vec_add(total, chunk_weights(c, from, m)));
+        vec_store(sum, vec_add(total, chunk_weights(c, z + v * LANES, m, kept + v * LANES)));
         vec_store(max, m);
         vec_store(r->scratch + r->at.reference + ((size_t)panel * r->chunks + c->index) * PANEL + v * LANES, m);
     }
@@ -355,7 +272,7 @@ static void gather_lse(const gathering *g, int64_t tile, float *out, float *sums
 }
 
 /* [LANES tiles][words] becomes [vecs * LANES][LANES tiles]. */
-static void turn_over(const float *tiles, int words, int vecs, float *lanes)
+static void turn_tiles(const float *tiles, int words, int vecs, float *lanes)
 {
     const char *rows[LANES];
     for (int i = 0; i < LANES; i++) {
@@ -406,11 +323,11 @@ static void join_tiles(const gathering *g, int64_t tile, int count)
     const fga_rank_op *op = g->r->op;
     float lanes[PANEL * LANES], sums[PANEL * LANES];
     const float *tiles = g->r->scratch + g->r->at.tiles;
-    turn_over(tiles, PANEL, g->vecs, lanes);
+    turn_tiles(tiles, PANEL, g->vecs, lanes);
     if (op->kind == FGA_RANK_LSE) {
-        turn_over(tiles + LANES * PANEL, PANEL, g->vecs, sums);
+        turn_tiles(tiles + LANES * PANEL, PANEL, g->vecs, sums);
     }
-    int begin = g->panel * PANEL, end = begin + rank_panel_rows(g->r, g->panel);
+    int begin = g->panel * PANEL, end = begin + panel_count_rows(g->r->rows, g->panel);
     for (int32_t b = 0; b < op->blocks; b++) {
         int first = op->row_begin[b] > begin ? op->row_begin[b] : begin;
         int last = op->row_begin[b + 1] < end ? op->row_begin[b + 1] : end;
@@ -504,7 +421,7 @@ static void join_panels(const rank_state *r, const rank_chunk *c)
     const float *sums = r->scratch + r->at.tiles;
     for (int64_t tile = c->first_tile; tile < c->last_tile; tile += LANES, sums += LANES * LANES) {
         int count = c->last_tile - tile < LANES ? (int)(c->last_tile - tile) : LANES;
-        turn_over(sums, LANES, 1, lanes);
+        turn_tiles(sums, LANES, 1, lanes);
         join_rows(r->op, lanes, 0, LANES, r->op->score + tile, count);
     }
 }
@@ -533,20 +450,15 @@ static vec known_lse(const rank_state *r, int panel, int v)
     return vec_load(lse);
 }
 
-static size_t strip_at(const rank_state *r, const rank_chunk *c, int panel)
+static void first_pass(const rank_state *r, const rank_chunk *c, int panel)
 {
-    return r->at.strip + ((size_t)panel * (size_t)r->elements + (size_t)c->first) * PANEL;
-}
-
-static void first_pass(const rank_state *r, const rank_chunk *c, int panel, const ahead *next)
-{
-    float *z = r->scratch + (r->keeps ? strip_at(r, c, panel) : r->at.chunk);
-    chunk_logits(r, c, panel, z, next);
+    vec largest[2];
+    float *z = chunk_logits(r, c, panel, largest);
     if (r->keeps) {
-        keep_chunk(r, c, panel, z);
+        keep_chunk(r, c, panel, z, largest);
         return;
     }
-    gathering g = {.r = r, .c = c, .panel = panel, .vecs = rank_panel_vecs(r, panel), .z = z};
+    gathering g = {.r = r, .c = c, .panel = panel, .vecs = panel_count_vecs(r->rows, panel), .z = z};
     vec known[2] = {vec_set(0.0f), vec_set(0.0f)};
     for (int v = 0; v < g.vecs; v++) {
         g.factor[v] = row_weights(r, panel, v);
@@ -558,7 +470,7 @@ static void first_pass(const rank_state *r, const rank_chunk *c, int panel, cons
     }
     for (int v = 0; v < g.vecs && r->op->lse != NULL; v++) {
         if (r->op->kind != FGA_RANK_LSE && r->op->kind != FGA_RANK_LOGIT) {
-            chunk_weights(c, z + v * LANES, known[v]);
+            chunk_weights(c, z + v * LANES, known[v], z + v * LANES);
         }
     }
     gather_chunk(&g);
@@ -566,7 +478,7 @@ static void first_pass(const rank_state *r, const rank_chunk *c, int panel, cons
 
 static void second_pass(const rank_state *r, const rank_chunk *c, int panel)
 {
-    gathering g = {.r = r, .c = c, .panel = panel, .vecs = rank_panel_vecs(r, panel)};
+    gathering g = {.r = r, .c = c, .panel = panel, .vecs = panel_count_vecs(r->rows, panel)};
     g.z = r->scratch + strip_at(r, c, panel);
     for (int v = 0; v < g.vecs; v++) {
         size_t lane = (size_t)panel * PANEL + (size_t)v * LANES;
@@ -597,6 +509,46 @@ static void start_scores(const fga_rank_op *op)
     }
 }
 
+static void first_passes(const rank_state *r)
+{
+    rank_product p = {.op = r->op, .rows = r->rows, .panels = r->panels};
+    rank_chunk pair[2];
+    p.packed = r->scratch + r->at.query;
+    p.staged = r->scratch + r->at.keys;
+    product_begin(&p);
+    find_chunk(r, 0, &pair[0]);
+    product_find(&p, &pair[0].keys);
+    for (int64_t i = 0; i < r->chunks; i++) {
+        rank_chunk *c = &pair[i % 2], *coming = i + 1 < r->chunks ? &pair[(i + 1) % 2] : NULL;
+        if (coming != NULL) {
+            find_chunk(r, i + 1, coming);
+            product_find(&p, &coming->keys);
+        }
+        product_run(&p, &c->keys, coming != NULL ? &coming->keys : NULL, r->scratch + r->at.chunk);
+        for (int panel = 0; panel < r->panels; panel++) {
+            first_pass(r, c, panel);
+        }
+        if (r->one && !r->keeps) {
+            join_panels(r, c);
+        }
+    }
+    product_end(&p);
+}
+
+static void second_passes(const rank_state *r)
+{
+    for (int64_t i = 0; i < r->chunks; i++) {
+        rank_chunk c;
+        find_chunk(r, i, &c);
+        for (int panel = 0; panel < r->panels; panel++) {
+            second_pass(r, &c, panel);
+        }
+        if (r->one) {
+            join_panels(r, &c);
+        }
+    }
+}
+
 static void rank(const fga_rank_op *op)
 {
     start_scores(op);
@@ -604,42 +556,13 @@ static void rank(const fga_rank_op *op)
     if (r.rows == 0 || op->tiles == 0) {
         return;
     }
-    for (int panel = 0; panel < r.panels; panel++) {
-        pack_rows(&r, panel);
-    }
     for (int i = 0; i < r.panels * PANEL; i++) {
         r.scratch[r.at.max + (size_t)i] = -FLT_MAX; /* not -inf, as in attention */
         r.scratch[r.at.sum + (size_t)i] = 0.0f;
     }
-    rank_chunk pair[2];
-    find_chunk(&r, 0, &pair[0]);
-    find_rows(&r, &pair[0]);
-    for (int64_t i = 0; i < r.chunks; i++) {
-        rank_chunk *c = &pair[i % 2], *coming = &pair[(i + 1) % 2];
-        bool last = i + 1 == r.chunks;
-        if (!last) {
-            find_chunk(&r, i + 1, coming);
-            find_rows(&r, coming);
-        }
-        stage_chunk(&r, c);
-        for (int panel = 0; panel < r.panels; panel++) {
-            bool fetches = panel == 0 && !last;
-            ahead next = {{coming->source}, fetches ? 1 : 0, (int64_t)op->head_dim * (op->dtype == FGA_F32 ? 4 : 2)};
-            first_pass(&r, c, panel, &next);
-        }
-        if (r.one && !r.keeps) {
-            join_panels(&r, c);
-        }
-    }
-    for (int64_t i = 0; r.keeps && i < r.chunks; i++) {
-        rank_chunk *c = &pair[0];
-        find_chunk(&r, i, c);
-        for (int panel = 0; panel < r.panels; panel++) {
-            second_pass(&r, c, panel);
-        }
-        if (r.one) {
-            join_panels(&r, c);
-        }
+    first_passes(&r);
+    if (r.keeps) {
+        second_passes(&r);
     }
 }
 

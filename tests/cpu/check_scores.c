@@ -165,11 +165,11 @@ static void free_case(rank_case *c)
 
 static void run(const fga_ops *table, fga_rank_op *op, int32_t rows)
 {
-    size_t bytes = table->rank_scratch(op, rows);
+    size_t bytes = table->rank_scratch[op->dtype](op, rows);
     char *scratch = aligned_alloc(64, (bytes + 127) / 64 * 64);
     memset(scratch, 0xff, (bytes + 127) / 64 * 64);
     op->scratch = scratch;
-    table->rank(op);
+    table->rank[op->dtype](op);
     for (size_t i = bytes; i < (bytes + 127) / 64 * 64; i++) {
         assert_int_equal((unsigned char)scratch[i], 0xff);
     }

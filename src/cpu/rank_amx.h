@@ -1,0 +1,236 @@
+/* rank_amx.h - the product of rank_product.h on AMX tiles, for keys of bf16.
+ *
+ *     S[key][row] = K Q^T    left: 16 keys x 32 channels, where they lie    right: rows, packed once per call
+ *
+ * Rows are f32, and the sum of three bf16 each, exactly: the sign, exponent and first eight bits of a number, those of
+ * what remains, and the rest. So the product is one of f32, of three terms; where all rows are bf16, of one. An
+ * infinite factor makes NaN, since it meets zeros.
+ *
+ * Keys of a tile are consecutive rows of the tensor. They are copied only where a tile would read what it must not:
+ * keys that are out, what follows the last key, or a row's neighbour where head_dim is no multiple of 32.
+ */
+#ifndef FGA_CPU_RANK_AMX_H
+#define FGA_CPU_RANK_AMX_H
+
+#include "cpu/rank_product.h"
+#include "cpu/tile_amx.h"
+
+#include <string.h>
+
+/* Where a tile of keys is read from. */
+typedef struct rank_tile {
+    const char *at;
+    int64_t stride; /* bytes */
+} rank_tile;
+
+enum { RANK_TERMS = 3, RANK_TILES = RANK_MAX_KEYS / SIDE, RANK_STEP = RANK_TERMS * 2 * TILE_BYTES };
+
+typedef struct rank_product {
+    const fga_rank_op *op;
+    int rows, panels;
+    float *packed; /* [panel][step][term][2] tiles */
+    float *staged; /* rows of keys in whole steps, the rest zeros */
+    int steps, terms;
+    tile_shapes callers;
+} rank_product;
+
+typedef struct rank_keys {
+    int64_t first;
+    int count;
+    bool whole[RANK_TILES]; /* the tile can be read in place */
+} rank_keys;
+
+static size_t product_rows_words(const fga_rank_op *op, int panels)
+{
+    return (size_t)panels * (size_t)part_count(op->head_dim, TILE_K) * RANK_STEP / sizeof(float);
+}
+
+static size_t product_keys_words(const fga_rank_op *op)
+{
+    return (size_t)rank_limit(op) * (size_t)part_count(op->head_dim, TILE_K) * 64 / sizeof(float);
+}
+
+/* ---- rows -------------------------------------------------------------------------------------------------------- */
+
+static __m512i rank_high_half(vec x)
+{
+    return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32((int)0xffff0000u));
+}
+
+/* The next term of two channels as a row of pairs, which is taken off what remains of them. */
+static __m512i rank_split_term(vec *even, vec *odd)
+{
+    __m512i a = rank_high_half(*even), b = rank_high_half(*odd);
+    *even = vec_sub(*even, _mm512_castsi512_ps(a));
+    *odd = vec_sub(*odd, _mm512_castsi512_ps(b));
+    return _mm512_or_si512(_mm512_srli_epi32(a, 16), b);
+}
+
+/* Sixteen rows' channels [d, d + 4), zeros from head_dim on, to two rows of a tile of each term; `used` has the bits of
+ * all. */
+static void rank_pack_channels(const char *const *rows, int d, int32_t head_dim, char *tile, __m512i used[RANK_TERMS])
+{
+    vec z[4] = {vec_set(0.0f), vec_set(0.0f), vec_set(0.0f), vec_set(0.0f)};
+    if (d < head_dim) {
+        vec_load_rows(z, rows, 4 * d);
+        vec_transpose4(z);
+    }
+    for (int term = 0; term < RANK_TERMS; term++, tile += 2 * TILE_BYTES) {
+        for (int pair = 0; pair < 2; pair++) {
+            __m512i words = rank_split_term(&z[2 * pair], &z[2 * pair + 1]);
+            used[term] = _mm512_or_si512(used[term], words);
+            _mm512_store_si512(tile + (d % TILE_K / 2 + pair) * 64, words);
+        }
+    }
+}
+
+static void rank_pack_panel(const rank_product *p, int panel, __m512i used[RANK_TERMS])
+{
+    const char *rows[PANEL];
+    char *packed = (char *)p->packed + (size_t)panel * (size_t)p->steps * RANK_STEP;
+    find_panel_rows(p->op, p->rows, panel, rows);
+    for (int v = 0; v < panel_count_vecs(p->rows, panel); v++) {
+        for (int d = 0; d < p->steps * TILE_K; d += 4) {
+            char *tile = packed + (size_t)(d / TILE_K) * RANK_STEP + v * TILE_BYTES;
+            rank_pack_channels(rows + v * LANES, d, p->op->head_dim, tile, used);
+        }
+    }
+}
+
+static void product_begin(rank_product *p)
+{
+    __m512i used[RANK_TERMS] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+    p->steps = part_count(p->op->head_dim, TILE_K);
+    for (int panel = 0; panel < p->panels; panel++) {
+        rank_pack_panel(p, panel, used);
+    }
+    p->terms = RANK_TERMS;
+    while (p->terms > 1 && _mm512_test_epi32_mask(used[p->terms - 1], used[p->terms - 1]) == 0) {
+        p->terms--;
+    }
+    tiles_begin(&p->callers);
+}
+
+static void product_end(const rank_product *p)
+{
+    tiles_end(&p->callers);
+}
+
+/* ---- keys -------------------------------------------------------------------------------------------------------- */
+
+static void product_find(const rank_product *p, rank_keys *keys)
+{
+    const fga_rank_op *op = p->op;
+    for (int tile = 0; tile * SIDE < keys->count; tile++) {
+        bool whole = (tile + 1) * SIDE <= keys->count && op->head_dim % TILE_K == 0;
+        for (int i = tile * SIDE; whole && i < (tile + 1) * SIDE; i++) {
+            whole = !key_is_out(op, keys->first + i);
+        }
+        keys->whole[tile] = whole;
+    }
+}
+
+static rank_tile rank_stage_tile(const rank_product *p, const rank_keys *keys, int tile)
+{
+    const fga_rank_op *op = p->op;
+    size_t row_bytes = (size_t)p->steps * 64, used = (size_t)op->head_dim * 2;
+    char *to = (char *)p->staged + (size_t)(tile * SIDE) * row_bytes;
+    rank_tile at = {.at = to, .stride = (int64_t)row_bytes};
+    for (int i = tile * SIDE; i < (tile + 1) * SIDE; i++, to += row_bytes) {
+        bool read = i < keys->count && !key_is_out(op, keys->first + i);
+        if (read) {
+            memcpy(to, element(op->k, (keys->first + i) * op->k_stride, FGA_BF16), used);
+        }
+        memset(to + (read ? used : 0), 0, row_bytes - (read ? used : 0));
+    }
+    return at;
+}
+
+static int rank_find_tiles(const rank_product *p, const rank_keys *keys, rank_tile tiles[RANK_TILES])
+{
+    const fga_rank_op *op = p->op;
+    int count = part_count(keys->count, SIDE);
+    for (int tile = 0; tile < count; tile++) {
+        if (keys->whole[tile]) {
+            const char *at = element(op->k, (keys->first + tile * SIDE) * op->k_stride, FGA_BF16);
+            tiles[tile] = (rank_tile){.at = at, .stride = op->k_stride * 2};
+        } else {
+            tiles[tile] = rank_stage_tile(p, keys, tile);
+        }
+    }
+    return count;
+}
+
+/* ---- the product ------------------------------------------------------------------------------------------------- */
+
+#define RANK_STORE(tile, to) \
+    __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(to), "r"((int64_t)(PANEL * 4)) : "memory")
+
+/* Sums of one or two tiles of keys and of rows; each tile that is loaded takes part in as many multiplications. */
+ALWAYS_INLINE void rank_multiply_block(int lefts, int rights, const rank_product *p, const rank_tile *left,
+                                       const char *right, float *z)
+{
+    TILE_CLEAR(0);
+    TILE_CLEAR(1);
+    TILE_CLEAR(2);
+    TILE_CLEAR(3);
+    for (int step = 0; step < p->steps; step++, right += RANK_STEP) {
+        TILE_LOAD(4, left[0].at + step * 64, left[0].stride);
+        if (lefts > 1) {
+            TILE_LOAD(5, left[1].at + step * 64, left[1].stride);
+        }
+        for (int term = 0; term < p->terms; term++) {
+            TILE_LOAD(6, right + term * 2 * TILE_BYTES, 64);
+            TILE_MULTIPLY(0, 4, 6);
+            if (lefts > 1) {
+                TILE_MULTIPLY(2, 5, 6);
+            }
+            if (rights > 1) {
+                TILE_LOAD(7, right + (term * 2 + 1) * TILE_BYTES, 64);
+                TILE_MULTIPLY(1, 4, 7);
+            }
+            if (lefts > 1 && rights > 1) {
+                TILE_MULTIPLY(3, 5, 7);
+            }
+        }
+    }
+    RANK_STORE(0, z);
+    if (rights > 1) {
+        RANK_STORE(1, z + SIDE);
+    }
+    if (lefts > 1) {
+        RANK_STORE(2, z + SIDE * PANEL);
+    }
+    if (lefts > 1 && rights > 1) {
+        RANK_STORE(3, z + SIDE * PANEL + SIDE);
+    }
+}
+
+ALWAYS_INLINE void rank_multiply_panel(int rights, const rank_product *p, const rank_tile *tiles, int count,
+                                       const char *packed, float *z)
+{
+    int tile = 0;
+    for (; tile + 1 < count; tile += 2) {
+        rank_multiply_block(2, rights, p, tiles + tile, packed, z + tile * SIDE * PANEL);
+    }
+    if (tile < count) {
+        rank_multiply_block(1, rights, p, tiles + tile, packed, z + tile * SIDE * PANEL);
+    }
+}
+
+static void product_run(const rank_product *p, const rank_keys *keys, const rank_keys *next, float *z)
+{
+    rank_tile tiles[RANK_TILES];
+    int count = rank_find_tiles(p, keys, tiles);
+    (void)next;
+    for (int panel = 0; panel < p->panels; panel++, z += (size_t)rank_limit(p->op) * PANEL) {
+        const char *packed = (const char *)p->packed + (size_t)panel * (size_t)p->steps * RANK_STEP;
+        if (panel_count_vecs(p->rows, panel) == 2) {
+            rank_multiply_panel(2, p, tiles, count, packed, z);
+        } else {
+            rank_multiply_panel(1, p, tiles, count, packed, z);
+        }
+    }
+}
+
+#endif
