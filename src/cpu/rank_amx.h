@@ -27,7 +27,8 @@ enum { RANK_TERMS = 3, RANK_TILES = RANK_MAX_KEYS / SIDE, RANK_STEP = RANK_TERMS
 
 typedef struct rank_product {
     const fga_rank_op *op;
-    int rows, panels;
+    const int32_t *lanes;
+    int vecs, panels;
     float *packed; /* [panel][step][term][2] tiles */
     float *staged; /* rows of keys in whole steps, the rest zeros */
     int steps, terms;
@@ -88,8 +89,8 @@ static void rank_pack_panel(const rank_product *p, int panel, __m512i used[RANK_
 {
     const char *rows[PANEL];
     char *packed = (char *)p->packed + (size_t)panel * (size_t)p->steps * RANK_STEP;
-    find_panel_rows(p->op, p->rows, panel, rows);
-    for (int v = 0; v < panel_count_vecs(p->rows, panel); v++) {
+    find_panel_rows(p->op, p->lanes, panel, rows);
+    for (int v = 0; v < vecs_of_panel(p->vecs, panel); v++) {
         for (int d = 0; d < p->steps * TILE_K; d += 4) {
             char *tile = packed + (size_t)(d / TILE_K) * RANK_STEP + v * TILE_BYTES;
             rank_pack_channels(rows + v * LANES, d, p->op->head_dim, tile, used);
@@ -225,7 +226,7 @@ static void product_run(const rank_product *p, const rank_keys *keys, const rank
     (void)next;
     for (int panel = 0; panel < p->panels; panel++, z += (size_t)rank_limit(p->op) * PANEL) {
         const char *packed = (const char *)p->packed + (size_t)panel * (size_t)p->steps * RANK_STEP;
-        if (panel_count_vecs(p->rows, panel) == 2) {
+        if (vecs_of_panel(p->vecs, panel) == 2) {
             rank_multiply_panel(2, p, tiles, count, packed, z);
         } else {
             rank_multiply_panel(1, p, tiles, count, packed, z);

@@ -8,7 +8,8 @@
 
 typedef struct rank_product {
     const fga_rank_op *op;
-    int rows, panels;
+    const int32_t *lanes;
+    int vecs, panels;
     float *packed; /* [panel][head_dim][PANEL] */
     float *staged; /* keys as f32 */
 } rank_product;
@@ -34,8 +35,8 @@ static void rank_pack_panel(const rank_product *p, int panel)
     int32_t dim = p->op->head_dim;
     float *packed = p->packed + (size_t)panel * PANEL * (size_t)dim;
     const char *rows[PANEL];
-    find_panel_rows(p->op, p->rows, panel, rows);
-    for (int v = 0; v < panel_count_vecs(p->rows, panel); v++) {
+    find_panel_rows(p->op, p->lanes, panel, rows);
+    for (int v = 0; v < vecs_of_panel(p->vecs, panel); v++) {
         for (int d = 0; d < dim; d += 4) {
             vec z[4];
             vec_load_rows(z, rows + v * LANES, 4 * d);
@@ -121,7 +122,7 @@ static void product_run(const rank_product *p, const rank_keys *keys, const rank
         ahead fetched = {{next != NULL ? next->source : NULL},
                          panel == 0 && next != NULL ? 1 : 0,
                          (int64_t)op->head_dim * (op->dtype == FGA_F32 ? 4 : 2)};
-        if (panel_count_vecs(p->rows, panel) == 2) {
+        if (vecs_of_panel(p->vecs, panel) == 2) {
             rank_multiply_panel(2, op->head_dim, rows, keys->count, packed, z, &fetched);
         } else {
             rank_multiply_panel(1, op->head_dim, rows, keys->count, packed, z, &fetched);

@@ -5,6 +5,7 @@
  * row's sum must be known first, a chunk is kept as exp2(z - the largest so far) and a factor per chunk and row puts
  * that right when tiles are gathered; where it is known, or not needed, a chunk is gathered while it is hot. A tile is
  * first gathered lane by lane; LANES tiles are then turned over, so that rows of a block are added as vectors of tiles.
+ * Where blocks are alike, their rows are laid below each other, and added before that.
  */
 #ifndef FGA_CPU_RANK_PANEL_H
 #define FGA_CPU_RANK_PANEL_H
@@ -16,8 +17,14 @@
 
 /* Where things lie in the caller's scratch; offsets in 32-bit words. */
 typedef struct rank_layout {
-    size_t query, strip, chunk, second, reference, max, sum, keys, tiles, total;
+    size_t query, keys, strip, chunk, second, reference, max, sum, share, lanes, tiles, total;
 } rank_layout;
+
+/* Lanes dealt to blocks, so that a block's rows lie in the same lanes of several vectors: with fewer than LANES blocks
+ * each has `parts` lanes, `width` apart, else there are several groups of LANES blocks. */
+typedef struct rank_deal {
+    int width, parts, panels; /* of a group */
+} rank_deal;
 
 typedef struct rank_state {
     const fga_rank_op *op;
@@ -26,9 +33,10 @@ typedef struct rank_state {
     int64_t elements; /* what the softmax runs over: keys, or sub-tiles */
     int64_t chunks;
     int32_t rows;
-    int panels, chunk_tiles;
+    int vecs, panels, chunk_tiles;
     bool keeps; /* the strip: sums are found first */
-    bool one;   /* all rows are of one block, and are added up before tiles are turned over */
+    bool dealt; /* rows of a block are added up before tiles are turned over */
+    rank_deal deal;
 } rank_state;
 
 typedef struct rank_chunk {
@@ -38,13 +46,13 @@ typedef struct rank_chunk {
 
 static rank_state rank_plan(const fga_rank_op *op, int32_t rows)
 {
-    rank_state r = {.op = op, .rows = rows, .panels = part_count(rows, PANEL), .scratch = op->scratch};
+    rank_state r = {.op = op, .rows = rows, .vecs = part_count(rows, LANES), .scratch = op->scratch};
     int limit = rank_limit(op);
+    r.panels = part_count(r.vecs, 2);
     r.elements = op->sub_begin != NULL ? op->subs : op->keys;
     r.chunk_tiles = limit / op->tile_keys;
     r.chunks = (op->tiles + r.chunk_tiles - 1) / r.chunk_tiles;
     r.keeps = op->lse == NULL && op->kind != FGA_RANK_LSE && op->kind != FGA_RANK_LOGIT;
-    r.one = op->blocks == 1 && (op->kind == FGA_RANK_MASS || op->kind == FGA_RANK_MAX);
     size_t panels = (size_t)r.panels, logits = (size_t)limit * PANEL; /* of a chunk and panel */
     rank_layout *at = &r.at;
     at->keys = at->query + product_rows_words(op, r.panels);
@@ -54,7 +62,9 @@ static rank_state rank_plan(const fga_rank_op *op, int32_t rows)
     at->reference = at->second + (op->sub_begin != NULL ? logits : 0);
     at->max = at->reference + (r.keeps ? panels * PANEL * (size_t)r.chunks : 0);
     at->sum = at->max + panels * PANEL;
-    at->tiles = at->sum + panels * PANEL;
+    at->share = at->sum + panels * PANEL;
+    at->lanes = at->share + panels * PANEL;
+    at->tiles = at->lanes + panels * PANEL;
     at->total = at->tiles + (size_t)LANES * (size_t)(limit > 2 * PANEL ? limit : 2 * PANEL);
     return r;
 }
@@ -63,6 +73,74 @@ static size_t rank_scratch(const fga_rank_op *op, int32_t rows)
 {
     return rank_plan(op, rows).at.total * sizeof(float);
 }
+
+/* ---- rows to lanes ----------------------------------------------------------------------------------------------- */
+
+/* Whether lanes can be dealt, in as many panels as the rows would fill without. */
+static bool deal_lanes(rank_state *r)
+{
+    const fga_rank_op *op = r->op;
+    int most = 0, groups = part_count(op->blocks, LANES);
+    for (int32_t b = 0; b < op->blocks; b++) {
+        int rows = op->row_begin[b + 1] - op->row_begin[b];
+        most = rows > most ? rows : most;
+    }
+    rank_deal deal = {.width = op->blocks < LANES ? op->blocks : LANES};
+    deal.parts = LANES / deal.width;
+    int vecs = part_count(most, deal.parts);
+    deal.panels = part_count(vecs, 2);
+    bool added = op->kind == FGA_RANK_MASS || op->kind == FGA_RANK_MAX || op->kind == FGA_RANK_DEVIATION;
+    if (!added || groups * deal.panels > r->panels) {
+        return false;
+    }
+    r->deal = deal;
+    r->panels = groups * deal.panels;
+    r->vecs = groups > 1 ? 2 * r->panels : vecs;
+    return true;
+}
+
+static int32_t dealt_row(const rank_state *r, int vector, int lane)
+{
+    const fga_rank_op *op = r->op;
+    int vecs = 2 * r->deal.panels, part = lane / r->deal.width;
+    int b = vector / vecs * LANES + lane % r->deal.width;
+    if (part >= r->deal.parts || b >= op->blocks) {
+        return NO_ROW;
+    }
+    int row = op->row_begin[b] + vector % vecs * r->deal.parts + part;
+    return row < op->row_begin[b + 1] ? row : NO_ROW;
+}
+
+/* Which row lies in a lane, and what a call knows of it. */
+static void fill_lanes(rank_state *r)
+{
+    const fga_rank_op *op = r->op;
+    int32_t *lanes = (int32_t *)(r->scratch + r->at.lanes);
+    float *max = r->scratch + r->at.max, *sum = r->scratch + r->at.sum, *share = r->scratch + r->at.share;
+    bool weighted = op->kind != FGA_RANK_MAX && op->kind != FGA_RANK_LOGIT;
+    r->dealt = deal_lanes(r);
+    for (int i = 0; i < r->panels * PANEL; i++) {
+        int32_t row = r->dealt ? dealt_row(r, i / LANES, i % LANES) : i < r->rows ? i : NO_ROW;
+        lanes[i] = row;
+        max[i] = op->lse == NULL ? -FLT_MAX /* not -inf, as in attention */
+                 : row == NO_ROW ? FLT_MAX
+                                 : op->lse[row] * LOG2_E;
+        sum[i] = 0.0f;
+        share[i] = row == NO_ROW ? 0.0f : weighted ? op->weight[row] : 1.0f;
+    }
+}
+
+/* Sums are known: a row without a valid key has none of anything. */
+static void settle_shares(const rank_state *r)
+{
+    const float *sum = r->scratch + r->at.sum;
+    float *share = r->scratch + r->at.share;
+    for (int i = 0; i < r->panels * PANEL; i++) {
+        share[i] = sum[i] == 0.0f ? 0.0f : share[i] / sum[i];
+    }
+}
+
+/* ---- chunks ------------------------------------------------------------------------------------------------------ */
 
 static void find_chunk(const rank_state *r, int64_t index, rank_chunk *c)
 {
@@ -137,7 +215,7 @@ static float *chunk_logits(const rank_state *r, const rank_chunk *c, int panel, 
     const fga_rank_op *op = r->op;
     float *z = r->scratch + r->at.chunk + (size_t)panel * (size_t)rank_limit(op) * PANEL;
     largest[0] = largest[1] = vec_set(-FLT_MAX); /* not -inf, as in attention */
-    if (panel_count_vecs(r->rows, panel) == 2) {
+    if (vecs_of_panel(r->vecs, panel) == 2) {
         scale_products(2, op, &c->keys, z, largest);
     } else {
         scale_products(1, op, &c->keys, z, largest);
@@ -146,7 +224,7 @@ static float *chunk_logits(const rank_state *r, const rank_chunk *c, int panel, 
         return z;
     }
     largest[0] = largest[1] = vec_set(-FLT_MAX);
-    second_order(r, c, panel_count_vecs(r->rows, panel), z, r->scratch + r->at.second, largest);
+    second_order(r, c, vecs_of_panel(r->vecs, panel), z, r->scratch + r->at.second, largest);
     return r->scratch + r->at.second;
 }
 
@@ -168,7 +246,7 @@ static vec chunk_weights(const rank_chunk *c, const float *z, vec m, float *p)
 static void keep_chunk(const rank_state *r, const rank_chunk *c, int panel, const float *z, const vec largest[2])
 {
     float *kept = r->scratch + strip_at(r, c, panel);
-    for (int v = 0; v < panel_count_vecs(r->rows, panel); v++) {
+    for (int v = 0; v < vecs_of_panel(r->vecs, panel); v++) {
         size_t lane = (size_t)panel * PANEL + (size_t)v * LANES;
         float *max = r->scratch + r->at.max + lane, *sum = r->scratch + r->at.sum + lane;
         vec before = vec_load(max), m = vec_max(largest[v], before);
@@ -187,62 +265,53 @@ typedef struct gathering {
     const rank_chunk *c;
     int panel, vecs;
     const float *z; /* [elements][PANEL], of the chunk */
-    vec factor[2];  /* what makes a kept weight the row's share of the score */
-    vec mean[2];    /* DEVIATION: of the group that the last key was in, times factor */
+    bool logits;    /* z are logits, and the sums of their rows known, else weights */
+    vec known[2];   /* L of the rows, in log2 units */
+    vec factor[2];  /* what makes a weight the row's share of the score */
+    vec mean[2];    /* DEVIATION: of the group that the last key was in */
 } gathering;
 
 ALWAYS_INLINE void group_mean(gathering *g, int vecs, int64_t key)
 {
     const fga_rank_op *op = g->r->op;
-    int64_t end = key + op->group < g->c->last ? key + op->group : g->c->last;
-    vec share = vec_set(op->group_share[key / op->group]), sum[2] = {vec_set(0.0f), vec_set(0.0f)};
-    for (int64_t j = key; j < end; j++) {
-        for (int v = 0; v < vecs; v++) {
-            sum[v] = vec_add(sum[v], vec_load(g->z + (j - g->c->first) * PANEL + v * LANES));
+    int64_t end = key + op->group < g->c->last ? key + op->group : g->c->last, count = end - key, j = 0;
+    const float *z = g->z + (key - g->c->first) * PANEL;
+    vec zero = vec_set(0.0f), sum[4][2] = {{zero, zero}, {zero, zero}, {zero, zero}, {zero, zero}};
+    for (; j + 4 <= count; j += 4) { /* an addition need not wait for the one before */
+        for (int i = 0; i < 4; i++) {
+            for (int v = 0; v < vecs; v++) {
+                sum[i][v] = vec_add(sum[i][v], vec_load(z + (j + i) * PANEL + v * LANES));
+            }
         }
     }
+    for (; j < count; j++) {
+        for (int v = 0; v < vecs; v++) {
+            sum[0][v] = vec_add(sum[0][v], vec_load(z + j * PANEL + v * LANES));
+        }
+    }
+    vec share = vec_set(op->group_share[key / op->group]);
     for (int v = 0; v < vecs; v++) {
-        g->mean[v] = vec_mul(vec_mul(sum[v], share), g->factor[v]);
+        g->mean[v] = vec_mul(vec_add(vec_add(sum[0][v], sum[1][v]), vec_add(sum[2][v], sum[3][v])), share);
     }
 }
 
-/* `count` tiles from `tile` on, each to PANEL words of out. */
-ALWAYS_INLINE void gather_deviations(gathering *g, int vecs, int64_t tile, int count, float *out)
+/* What a tile has of the weights: their sum, the largest, or the sum of how far they are from their group's mean. */
+ALWAYS_INLINE void tile_weights(gathering *g, int vecs, fga_rank_kind kind, bool logits, int64_t tile, vec all[2])
 {
     const fga_rank_op *op = g->r->op;
-    for (int i = 0; i < count; i++, out += PANEL) {
-        vec sum[2] = {vec_set(0.0f), vec_set(0.0f)};
-        for (int64_t j = op->tile_begin[tile + i]; j < op->tile_begin[tile + i + 1]; j++) {
-            if ((j & (op->group - 1)) == 0) {
-                group_mean(g, vecs, j);
-            }
-            vec apart = vec_set(op->apart[j]);
-            for (int v = 0; v < vecs; v++) {
-                vec p = vec_load(g->z + (j - g->c->first) * PANEL + v * LANES);
-                vec off = vec_sub(vec_mul(p, g->factor[v]), g->mean[v]);
-                sum[v] = vec_fma(vec_max(off, vec_sub(vec_set(0.0f), off)), apart, sum[v]);
-            }
+    all[0] = all[1] = vec_set(0.0f);
+    for (int64_t e = op->tile_begin[tile]; e < op->tile_begin[tile + 1]; e++) {
+        if (kind == FGA_RANK_DEVIATION && (e & (op->group - 1)) == 0) {
+            group_mean(g, vecs, e);
         }
         for (int v = 0; v < vecs; v++) {
-            vec_store(out + v * LANES, sum[v]);
-        }
-    }
-}
-
-ALWAYS_INLINE void gather_weights(const gathering *g, int vecs, int64_t tile, int count, float *out)
-{
-    const fga_rank_op *op = g->r->op;
-    bool largest = op->kind == FGA_RANK_MAX;
-    for (int i = 0; i < count; i++, out += PANEL) {
-        vec all[2] = {vec_set(0.0f), vec_set(0.0f)};
-        for (int64_t e = op->tile_begin[tile + i]; e < op->tile_begin[tile + i + 1]; e++) {
-            for (int v = 0; v < vecs; v++) {
-                vec z = vec_load(g->z + (e - g->c->first) * PANEL + v * LANES);
-                all[v] = largest ? vec_max(z, all[v]) : vec_add(z, all[v]);
+            vec p = vec_load(g->z + (e - g->c->first) * PANEL + v * LANES);
+            p = logits ? vec_exp2(vec_sub(p, g->known[v])) : p;
+            if (kind == FGA_RANK_DEVIATION) {
+                all[v] = vec_fma(vec_abs(vec_sub(p, g->mean[v])), vec_set(op->apart[e]), all[v]);
+            } else {
+                all[v] = kind == FGA_RANK_MAX ? vec_max(p, all[v]) : vec_add(p, all[v]);
             }
-        }
-        for (int v = 0; v < vecs; v++) {
-            vec_store(out + v * LANES, vec_mul(all[v], g->factor[v]));
         }
     }
 }
@@ -327,7 +396,7 @@ static void join_tiles(const gathering *g, int64_t tile, int count)
     if (op->kind == FGA_RANK_LSE) {
         turn_tiles(tiles + LANES * PANEL, PANEL, g->vecs, sums);
     }
-    int begin = g->panel * PANEL, end = begin + panel_count_rows(g->r->rows, g->panel);
+    int begin = g->panel * PANEL, end = g->r->rows - begin < PANEL ? g->r->rows : begin + PANEL;
     for (int32_t b = 0; b < op->blocks; b++) {
         int first = op->row_begin[b] > begin ? op->row_begin[b] : begin;
         int last = op->row_begin[b + 1] < end ? op->row_begin[b + 1] : end;
@@ -343,112 +412,120 @@ static void join_tiles(const gathering *g, int64_t tile, int count)
     }
 }
 
-ALWAYS_INLINE void gather_tiles(gathering *g, int vecs, int64_t tile, int count)
+/* Tiles of rows as they come: each is kept as lanes, and blocks are told apart when they are turned over. */
+ALWAYS_INLINE void gather_tiles(gathering *g, int vecs, fga_rank_kind kind, bool logits)
 {
-    const fga_rank_op *op = g->r->op;
     float *tiles = g->r->scratch + g->r->at.tiles;
-    switch (op->kind) {
-    case FGA_RANK_DEVIATION:
-        gather_deviations(g, vecs, tile, count, tiles);
-        break;
-    case FGA_RANK_LSE:
-        for (int i = 0; i < count; i++) {
-            gather_lse(g, tile + i, tiles + i * PANEL, tiles + (LANES + i) * PANEL);
-        }
-        break;
-    case FGA_RANK_LOGIT:
-        gather_logits(g, tile, count, tiles);
-        break;
-    default:
-        gather_weights(g, vecs, tile, count, tiles);
-    }
-}
-
-static void gather_chunk(gathering *g)
-{
     for (int64_t tile = g->c->first_tile; tile < g->c->last_tile; tile += LANES) {
         int count = g->c->last_tile - tile < LANES ? (int)(g->c->last_tile - tile) : LANES;
-        if (g->vecs == 2) {
-            gather_tiles(g, 2, tile, count);
-        } else {
-            gather_tiles(g, 1, tile, count);
+        if (kind == FGA_RANK_LOGIT) {
+            gather_logits(g, tile, count, tiles);
+        }
+        for (int i = 0; i < count && kind == FGA_RANK_LSE; i++) {
+            gather_lse(g, tile + i, tiles + i * PANEL, tiles + (LANES + i) * PANEL);
+        }
+        for (int i = 0; i < count && kind != FGA_RANK_LOGIT && kind != FGA_RANK_LSE; i++) {
+            vec all[2];
+            tile_weights(g, vecs, kind, logits, tile + i, all);
+            for (int v = 0; v < vecs; v++) {
+                vec_store(tiles + i * PANEL + v * LANES, vec_mul(all[v], g->factor[v]));
+            }
         }
         join_tiles(g, tile, count);
     }
 }
 
-/* ---- gathering for one block: its panels are added to each other, [chunk's tiles][LANES] ---------------------------
+/* ---- gathering with lanes dealt to blocks: a group's vectors are added to each other, [chunk's tiles][LANES] -------
  */
 
-/* Adds a panel's share of the chunk. With `known`, the row's L, z holds logits, else weights. */
-ALWAYS_INLINE void add_panel(const gathering *g, int vecs, bool largest, const vec *known)
+ALWAYS_INLINE void add_tiles(gathering *g, int vecs, fga_rank_kind kind, bool logits)
 {
-    const fga_rank_op *op = g->r->op;
     float *sums = g->r->scratch + g->r->at.tiles;
+    bool first = g->panel % g->r->deal.panels == 0;
     for (int64_t tile = g->c->first_tile; tile < g->c->last_tile; tile++, sums += LANES) {
-        vec all[2] = {vec_set(0.0f), vec_set(0.0f)};
-        for (int64_t e = op->tile_begin[tile]; e < op->tile_begin[tile + 1]; e++) {
-            for (int v = 0; v < vecs; v++) {
-                vec z = vec_load(g->z + (e - g->c->first) * PANEL + v * LANES);
-                z = known != NULL ? vec_exp2(vec_sub(z, known[v])) : z;
-                all[v] = largest ? vec_max(z, all[v]) : vec_add(z, all[v]);
-            }
-        }
-        vec sum = g->panel == 0 ? vec_set(0.0f) : vec_load(sums);
+        vec all[2], sum = first ? vec_set(0.0f) : vec_load(sums);
+        tile_weights(g, vecs, kind, logits, tile, all);
         for (int v = 0; v < vecs; v++) {
-            vec share = vec_mul(all[v], g->factor[v]);
-            sum = largest ? vec_max(share, sum) : vec_add(share, sum);
+            sum =
+                kind == FGA_RANK_MAX ? vec_max(vec_mul(all[v], g->factor[v]), sum) : vec_fma(all[v], g->factor[v], sum);
         }
         vec_store(sums, sum);
     }
 }
 
-static void add_any_panel(const gathering *g, const vec *known)
+/* The sums of a group's lanes into the scores of its blocks. */
+static void join_group(const rank_state *r, const rank_chunk *c, int index)
 {
-    bool largest = g->r->op->kind == FGA_RANK_MAX;
-    if (g->vecs == 2 && known != NULL) {
-        add_panel(g, 2, largest, known);
-    } else if (g->vecs == 2) {
-        add_panel(g, 2, largest, NULL);
-    } else {
-        add_panel(g, 1, largest, known);
-    }
-}
-
-static void join_panels(const rank_state *r, const rank_chunk *c)
-{
+    const fga_rank_op *op = r->op;
     float lanes[LANES * LANES];
     const float *sums = r->scratch + r->at.tiles;
+    int first = index * LANES, blocks = op->blocks - first < LANES ? op->blocks - first : LANES;
     for (int64_t tile = c->first_tile; tile < c->last_tile; tile += LANES, sums += LANES * LANES) {
         int count = c->last_tile - tile < LANES ? (int)(c->last_tile - tile) : LANES;
         turn_tiles(sums, LANES, 1, lanes);
-        join_rows(r->op, lanes, 0, LANES, r->op->score + tile, count);
+        for (int b = 0; b < blocks; b++) {
+            for (int part = 0; part < r->deal.parts; part++) {
+                int lane = part * r->deal.width + b;
+                join_rows(op, lanes, lane, lane + 1, op->score + (first + b) * op->tiles + tile, count);
+            }
+        }
+    }
+}
+
+/* ---- a panel of a chunk ------------------------------------------------------------------------------------------ */
+
+ALWAYS_INLINE void gather_kind(gathering *g, int vecs, fga_rank_kind kind, bool logits)
+{
+    if (g->r->dealt) {
+        add_tiles(g, vecs, kind, logits);
+    } else {
+        gather_tiles(g, vecs, kind, logits);
+    }
+}
+
+ALWAYS_INLINE void gather_vecs(gathering *g, int vecs)
+{
+    switch (g->r->op->kind) {
+    case FGA_RANK_MASS:
+        if (g->logits) {
+            gather_kind(g, vecs, FGA_RANK_MASS, true);
+        } else {
+            gather_kind(g, vecs, FGA_RANK_MASS, false);
+        }
+        break;
+    case FGA_RANK_MAX:
+        if (g->logits) {
+            gather_kind(g, vecs, FGA_RANK_MAX, true);
+        } else {
+            gather_kind(g, vecs, FGA_RANK_MAX, false);
+        }
+        break;
+    case FGA_RANK_DEVIATION:
+        gather_kind(g, vecs, FGA_RANK_DEVIATION, false);
+        break;
+    case FGA_RANK_LSE:
+        gather_tiles(g, vecs, FGA_RANK_LSE, false);
+        break;
+    case FGA_RANK_LOGIT:
+        gather_tiles(g, vecs, FGA_RANK_LOGIT, false);
+        break;
+    }
+}
+
+static void gather_panel(gathering *g)
+{
+    if (g->vecs == 2) {
+        gather_vecs(g, 2);
+    } else {
+        gather_vecs(g, 1);
+    }
+    if (g->r->dealt && (g->panel + 1) % g->r->deal.panels == 0) {
+        join_group(g->r, g->c, g->panel / g->r->deal.panels);
     }
 }
 
 /* ---- the whole op ---------------------------------------------------------------------------------------------------
  */
-
-/* Each row's weight, 1 where the kind has none; 0 past the last row, which the last lanes repeat. */
-static vec row_weights(const rank_state *r, int panel, int v)
-{
-    float weight[LANES] = {0};
-    for (int i = 0; i < LANES && panel * PANEL + v * LANES + i < r->rows; i++) {
-        bool weighted = r->op->kind != FGA_RANK_MAX && r->op->kind != FGA_RANK_LOGIT;
-        weight[i] = weighted ? r->op->weight[panel * PANEL + v * LANES + i] : 1.0f;
-    }
-    return vec_load(weight);
-}
-
-static vec known_lse(const rank_state *r, int panel, int v)
-{
-    float lse[LANES];
-    for (int i = 0; i < LANES; i++) {
-        int row = panel * PANEL + v * LANES + i;
-        lse[i] = r->op->lse[row < r->rows ? row : r->rows - 1] * LOG2_E;
-    }
-    return vec_load(lse);
-}
 
 static void first_pass(const rank_state *r, const rank_chunk *c, int panel)
 {
@@ -458,45 +535,30 @@ static void first_pass(const rank_state *r, const rank_chunk *c, int panel)
         keep_chunk(r, c, panel, z, largest);
         return;
     }
-    gathering g = {.r = r, .c = c, .panel = panel, .vecs = panel_count_vecs(r->rows, panel), .z = z};
-    vec known[2] = {vec_set(0.0f), vec_set(0.0f)};
+    gathering g = {.r = r, .c = c, .panel = panel, .vecs = vecs_of_panel(r->vecs, panel), .z = z};
+    g.logits = r->op->kind != FGA_RANK_DEVIATION; /* which needs the weights of a group at once */
     for (int v = 0; v < g.vecs; v++) {
-        g.factor[v] = row_weights(r, panel, v);
-        known[v] = r->op->lse != NULL ? known_lse(r, panel, v) : known[v];
-    }
-    if (r->one) {
-        add_any_panel(&g, known);
-        return;
-    }
-    for (int v = 0; v < g.vecs && r->op->lse != NULL; v++) {
-        if (r->op->kind != FGA_RANK_LSE && r->op->kind != FGA_RANK_LOGIT) {
-            chunk_weights(c, z + v * LANES, known[v], z + v * LANES);
+        size_t lane = (size_t)panel * PANEL + (size_t)v * LANES;
+        g.known[v] = vec_load(r->scratch + r->at.max + lane);
+        g.factor[v] = vec_load(r->scratch + r->at.share + lane);
+        if (!g.logits) {
+            chunk_weights(c, z + v * LANES, g.known[v], z + v * LANES);
         }
     }
-    gather_chunk(&g);
+    gather_panel(&g);
 }
 
 static void second_pass(const rank_state *r, const rank_chunk *c, int panel)
 {
-    gathering g = {.r = r, .c = c, .panel = panel, .vecs = panel_count_vecs(r->rows, panel)};
+    gathering g = {.r = r, .c = c, .panel = panel, .vecs = vecs_of_panel(r->vecs, panel)};
     g.z = r->scratch + strip_at(r, c, panel);
     for (int v = 0; v < g.vecs; v++) {
         size_t lane = (size_t)panel * PANEL + (size_t)v * LANES;
         const float *reference = r->scratch + r->at.reference + ((size_t)panel * r->chunks + c->index) * PANEL;
         vec shift = vec_exp2(vec_sub(vec_load(reference + v * LANES), vec_load(r->scratch + r->at.max + lane)));
-        float share[LANES], sum[LANES];
-        vec_store(share, vec_mul(shift, row_weights(r, panel, v)));
-        vec_store(sum, vec_load(r->scratch + r->at.sum + lane));
-        for (int i = 0; i < LANES; i++) { /* a row without a valid key has none of anything */
-            share[i] = sum[i] == 0.0f ? 0.0f : share[i] / sum[i];
-        }
-        g.factor[v] = vec_load(share);
+        g.factor[v] = vec_mul(shift, vec_load(r->scratch + r->at.share + lane));
     }
-    if (r->one) {
-        add_any_panel(&g, NULL);
-    } else {
-        gather_chunk(&g);
-    }
+    gather_panel(&g);
 }
 
 static void start_scores(const fga_rank_op *op)
@@ -511,7 +573,8 @@ static void start_scores(const fga_rank_op *op)
 
 static void first_passes(const rank_state *r)
 {
-    rank_product p = {.op = r->op, .rows = r->rows, .panels = r->panels};
+    rank_product p = {.op = r->op, .vecs = r->vecs, .panels = r->panels};
+    p.lanes = (const int32_t *)(r->scratch + r->at.lanes);
     rank_chunk pair[2];
     p.packed = r->scratch + r->at.query;
     p.staged = r->scratch + r->at.keys;
@@ -528,9 +591,6 @@ static void first_passes(const rank_state *r)
         for (int panel = 0; panel < r->panels; panel++) {
             first_pass(r, c, panel);
         }
-        if (r->one && !r->keeps) {
-            join_panels(r, c);
-        }
     }
     product_end(&p);
 }
@@ -543,9 +603,6 @@ static void second_passes(const rank_state *r)
         for (int panel = 0; panel < r->panels; panel++) {
             second_pass(r, &c, panel);
         }
-        if (r->one) {
-            join_panels(r, &c);
-        }
     }
 }
 
@@ -556,12 +613,10 @@ static void rank(const fga_rank_op *op)
     if (r.rows == 0 || op->tiles == 0) {
         return;
     }
-    for (int i = 0; i < r.panels * PANEL; i++) {
-        r.scratch[r.at.max + (size_t)i] = -FLT_MAX; /* not -inf, as in attention */
-        r.scratch[r.at.sum + (size_t)i] = 0.0f;
-    }
+    fill_lanes(&r);
     first_passes(&r);
     if (r.keeps) {
+        settle_shares(&r);
         second_passes(&r);
     }
 }

@@ -2,7 +2,7 @@
  *
  * rank_f32.h and rank_amx.h each provide it; a tier's file includes one of them before rank_panel.h:
  *
- *     rank_product   the rows, packed once per call, and room to stage keys
+ *     rank_product   op; the row in every lane, or NO_ROW; vectors of lanes, and panels; their place in the scratch
  *     rank_keys      the keys of a chunk: `first` and `count`, set by the caller, and what product_find makes of them
  *     product_rows_words, product_keys_words   what they take of the scratch, in 32-bit words
  *     product_begin, product_end               around all products of a call
@@ -22,7 +22,13 @@
 #include <math.h>
 #include <stdbool.h>
 
-enum { RANK_KEYS = 128, RANK_MAX_KEYS = 256, RANK_ROWS = 4 * PANEL };
+enum { RANK_KEYS = 128, RANK_MAX_KEYS = 256, RANK_ROWS = 4 * PANEL, NO_ROW = -1 };
+
+/* A panel's vectors that are in use. */
+static int vecs_of_panel(int vecs, int panel)
+{
+    return vecs - 2 * panel > 1 ? 2 : 1;
+}
 
 /* Keys of a chunk, at most. */
 static int rank_limit(const fga_rank_op *op)
@@ -35,23 +41,13 @@ static bool key_is_out(const fga_rank_op *op, int64_t key)
     return op->bias[key] == -INFINITY;
 }
 
-static int panel_count_rows(int rows, int panel)
+/* Rows of a panel's lanes; zeros for a lane without one. */
+static void find_panel_rows(const fga_rank_op *op, const int32_t *lanes, int panel, const char *found[PANEL])
 {
-    int left = rows - panel * PANEL;
-    return left < PANEL ? left : PANEL;
-}
-
-static int panel_count_vecs(int rows, int panel)
-{
-    return panel_count_rows(rows, panel) > LANES ? 2 : 1;
-}
-
-/* Rows of a panel's lanes: those past the last row repeat it. */
-static void find_panel_rows(const fga_rank_op *op, int rows, int panel, const char *found[PANEL])
-{
-    int last = panel_count_rows(rows, panel) - 1;
+    static const float nothing[256];
     for (int i = 0; i < PANEL; i++) {
-        found[i] = (const char *)(op->q + (int64_t)(panel * PANEL + (i < last ? i : last)) * op->head_dim);
+        int32_t row = lanes[panel * PANEL + i];
+        found[i] = (const char *)(row == NO_ROW ? nothing : op->q + (int64_t)row * op->head_dim);
     }
 }
 
