@@ -167,55 +167,118 @@ static int rank_find_tiles(const rank_product *p, const rank_keys *keys, rank_ti
 #define RANK_STORE(tile, to) \
     __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(to), "r"((int64_t)(PANEL * 4)) : "memory")
 
-/* Sums of one or two tiles of keys and of rows; each tile that is loaded takes part in as many multiplications. */
-ALWAYS_INLINE void rank_multiply_block(int lefts, int rights, const rank_product *p, const rank_tile *left,
-                                       const char *right, float *z)
+/* Keys of the next chunk, fetched into the second-level cache a few lines at a time. */
+typedef struct rank_ahead {
+    const char *at; /* row, and where in it */
+    int64_t stride, offset, bytes;
+    int rows, lines; /* left; at a time */
+} rank_ahead;
+
+static rank_ahead rank_look_ahead(const rank_product *p, const rank_keys *keys, const rank_keys *next)
 {
-    TILE_CLEAR(0);
-    TILE_CLEAR(1);
-    TILE_CLEAR(2);
-    TILE_CLEAR(3);
+    const fga_rank_op *op = p->op;
+    rank_ahead a = {.stride = op->k_stride * 2, .bytes = (int64_t)op->head_dim * 2};
+    if (next != NULL) {
+        int steps = p->panels * part_count(keys->count, 2 * SIDE) * p->steps;
+        a.at = element(op->k, next->first * op->k_stride, FGA_BF16);
+        a.rows = next->count;
+        a.lines = part_count(next->count * part_count((int)a.bytes, 64), steps);
+    }
+    return a;
+}
+
+ALWAYS_INLINE void rank_fetch(rank_ahead *a)
+{
+    for (int i = 0; i < a->lines && a->rows > 0; i++) {
+        __builtin_prefetch(a->at + a->offset, 0, 2);
+        a->offset += 64;
+        if (a->offset >= a->bytes) {
+            a->offset = 0;
+            a->at += a->stride;
+            a->rows--;
+        }
+    }
+}
+
+/* Clears a sum. What it has is the block before's, and goes to memory first: a store waits for its result, and does so
+ * between this block's first multiplications. */
+#define RANK_CLEAR(sum, before, at) \
+    if ((before) != NULL) { \
+        RANK_STORE(sum, (before) + (at)); \
+    } \
+    TILE_CLEAR(sum);
+
+enum { RANK_DOWN = SIDE * PANEL }; /* to the next tile of keys */
+
+/* Sums of one or two tiles of keys and of rows, which stay in tiles; each tile that is loaded takes part in as many
+ * multiplications. `before`: where the sums of the block before go, of two tiles of keys; or NULL. */
+ALWAYS_INLINE void rank_multiply_block(int lefts, int rights, const rank_product *p, const rank_tile *left,
+                                       const char *right, float *before, rank_ahead *next)
+{
     for (int step = 0; step < p->steps; step++, right += RANK_STEP) {
+        rank_fetch(next);
         TILE_LOAD(4, left[0].at + step * 64, left[0].stride);
         if (lefts > 1) {
             TILE_LOAD(5, left[1].at + step * 64, left[1].stride);
         }
         for (int term = 0; term < p->terms; term++) {
+            bool first = step == 0 && term == 0;
             TILE_LOAD(6, right + term * 2 * TILE_BYTES, 64);
+            if (first) {
+                RANK_CLEAR(0, before, 0)
+            }
             TILE_MULTIPLY(0, 4, 6);
+            if (first) {
+                RANK_CLEAR(2, before, RANK_DOWN)
+            }
             if (lefts > 1) {
                 TILE_MULTIPLY(2, 5, 6);
             }
-            if (rights > 1) {
-                TILE_LOAD(7, right + (term * 2 + 1) * TILE_BYTES, 64);
-                TILE_MULTIPLY(1, 4, 7);
+            if (rights == 1) {
+                continue;
             }
-            if (lefts > 1 && rights > 1) {
+            TILE_LOAD(7, right + (term * 2 + 1) * TILE_BYTES, 64);
+            if (first) {
+                RANK_CLEAR(1, before, SIDE)
+            }
+            TILE_MULTIPLY(1, 4, 7);
+            if (first) {
+                RANK_CLEAR(3, before, RANK_DOWN + SIDE)
+            }
+            if (lefts > 1) {
                 TILE_MULTIPLY(3, 5, 7);
             }
         }
     }
+}
+
+ALWAYS_INLINE void rank_store_block(int lefts, int rights, float *z)
+{
     RANK_STORE(0, z);
     if (rights > 1) {
         RANK_STORE(1, z + SIDE);
     }
     if (lefts > 1) {
-        RANK_STORE(2, z + SIDE * PANEL);
+        RANK_STORE(2, z + RANK_DOWN);
     }
     if (lefts > 1 && rights > 1) {
-        RANK_STORE(3, z + SIDE * PANEL + SIDE);
+        RANK_STORE(3, z + RANK_DOWN + SIDE);
     }
 }
 
 ALWAYS_INLINE void rank_multiply_panel(int rights, const rank_product *p, const rank_tile *tiles, int count,
-                                       const char *packed, float *z)
+                                       const char *packed, float *z, rank_ahead *next)
 {
+    float *before = NULL;
     int tile = 0;
-    for (; tile + 1 < count; tile += 2) {
-        rank_multiply_block(2, rights, p, tiles + tile, packed, z + tile * SIDE * PANEL);
+    for (; tile + 1 < count; tile += 2, before = z, z += 2 * RANK_DOWN) {
+        rank_multiply_block(2, rights, p, tiles + tile, packed, before, next);
     }
     if (tile < count) {
-        rank_multiply_block(1, rights, p, tiles + tile, packed, z + tile * SIDE * PANEL);
+        rank_multiply_block(1, rights, p, tiles + tile, packed, before, next);
+        rank_store_block(1, rights, z);
+    } else {
+        rank_store_block(2, rights, before);
     }
 }
 
@@ -223,13 +286,13 @@ static void product_run(const rank_product *p, const rank_keys *keys, const rank
 {
     rank_tile tiles[RANK_TILES];
     int count = rank_find_tiles(p, keys, tiles);
-    (void)next;
+    rank_ahead ahead = rank_look_ahead(p, keys, next);
     for (int panel = 0; panel < p->panels; panel++, z += (size_t)rank_limit(p->op) * PANEL) {
         const char *packed = (const char *)p->packed + (size_t)panel * (size_t)p->steps * RANK_STEP;
         if (vecs_of_panel(p->vecs, panel) == 2) {
-            rank_multiply_panel(2, p, tiles, count, packed, z);
+            rank_multiply_panel(2, p, tiles, count, packed, z, &ahead);
         } else {
-            rank_multiply_panel(1, p, tiles, count, packed, z);
+            rank_multiply_panel(1, p, tiles, count, packed, z, &ahead);
         }
     }
 }

@@ -453,6 +453,26 @@ ALWAYS_INLINE void add_tiles(gathering *g, int vecs, fga_rank_kind kind, bool lo
     }
 }
 
+/* The same for tiles of single keys, whose apart comes after the lanes' sum. */
+ALWAYS_INLINE void add_single_deviations(gathering *g, int vecs)
+{
+    const fga_rank_op *op = g->r->op;
+    float *sums = g->r->scratch + g->r->at.tiles;
+    const float *z = g->z;
+    bool first = g->panel % g->r->deal.panels == 0;
+    for (int64_t key = g->c->first; key < g->c->last; key += op->group) {
+        int64_t end = key + op->group < g->c->last ? key + op->group : g->c->last;
+        group_mean(g, vecs, key);
+        for (int64_t j = key; j < end; j++, z += PANEL, sums += LANES) {
+            vec all = vec_mul(vec_abs(vec_sub(vec_load(z), g->mean[0])), g->factor[0]);
+            if (vecs == 2) {
+                all = vec_fma(vec_abs(vec_sub(vec_load(z + LANES), g->mean[1])), g->factor[1], all);
+            }
+            vec_store(sums, vec_fma(all, vec_set(op->apart[j]), first ? vec_set(0.0f) : vec_load(sums)));
+        }
+    }
+}
+
 /* The sums of a group's lanes into the scores of its blocks. */
 static void join_group(const rank_state *r, const rank_chunk *c, int index)
 {
@@ -476,7 +496,9 @@ static void join_group(const rank_state *r, const rank_chunk *c, int index)
 
 ALWAYS_INLINE void gather_kind(gathering *g, int vecs, fga_rank_kind kind, bool logits)
 {
-    if (g->r->dealt) {
+    if (g->r->dealt && kind == FGA_RANK_DEVIATION && g->r->op->tile_keys == 1) {
+        add_single_deviations(g, vecs);
+    } else if (g->r->dealt) {
         add_tiles(g, vecs, kind, logits);
     } else {
         gather_tiles(g, vecs, kind, logits);
