@@ -23,6 +23,9 @@ typedef struct rank_tile {
     int64_t stride; /* bytes */
 } rank_tile;
 
+/* As many as a call has: tiles that have had nothing to do take their time to start. */
+enum { PRODUCT_PANELS = RANK_ROWS / PANEL };
+
 enum { RANK_TERMS = 3, RANK_TILES = RANK_MAX_KEYS / SIDE, RANK_STEP = RANK_TERMS * 2 * TILE_BYTES };
 
 typedef struct rank_product {
@@ -39,6 +42,7 @@ typedef struct rank_keys {
     int64_t first;
     int count;
     bool whole[RANK_TILES]; /* the tile can be read in place */
+    rank_tile tile[RANK_TILES];
 } rank_keys;
 
 static size_t product_rows_words(const fga_rank_op *op, int panels)
@@ -147,19 +151,17 @@ static rank_tile rank_stage_tile(const rank_product *p, const rank_keys *keys, i
     return at;
 }
 
-static int rank_find_tiles(const rank_product *p, const rank_keys *keys, rank_tile tiles[RANK_TILES])
+static void product_stage(const rank_product *p, rank_keys *keys)
 {
     const fga_rank_op *op = p->op;
-    int count = part_count(keys->count, SIDE);
-    for (int tile = 0; tile < count; tile++) {
+    for (int tile = 0; tile * SIDE < keys->count; tile++) {
         if (keys->whole[tile]) {
             const char *at = element(op->k, (keys->first + tile * SIDE) * op->k_stride, FGA_BF16);
-            tiles[tile] = (rank_tile){.at = at, .stride = op->k_stride * 2};
+            keys->tile[tile] = (rank_tile){.at = at, .stride = op->k_stride * 2};
         } else {
-            tiles[tile] = rank_stage_tile(p, keys, tile);
+            keys->tile[tile] = rank_stage_tile(p, keys, tile);
         }
     }
-    return count;
 }
 
 /* ---- the product ------------------------------------------------------------------------------------------------- */
@@ -174,12 +176,12 @@ typedef struct rank_ahead {
     int rows, lines; /* left; at a time */
 } rank_ahead;
 
-static rank_ahead rank_look_ahead(const rank_product *p, const rank_keys *keys, const rank_keys *next)
+static rank_ahead rank_look_ahead(const rank_product *p, const rank_keys *keys, const rank_keys *next, int panels)
 {
     const fga_rank_op *op = p->op;
     rank_ahead a = {.stride = op->k_stride * 2, .bytes = (int64_t)op->head_dim * 2};
     if (next != NULL) {
-        int steps = p->panels * part_count(keys->count, 2 * SIDE) * p->steps;
+        int steps = panels * part_count(keys->count, 2 * SIDE) * p->steps;
         a.at = element(op->k, next->first * op->k_stride, FGA_BF16);
         a.rows = next->count;
         a.lines = part_count(next->count * part_count((int)a.bytes, 64), steps);
@@ -282,17 +284,17 @@ ALWAYS_INLINE void rank_multiply_panel(int rights, const rank_product *p, const 
     }
 }
 
-static void product_run(const rank_product *p, const rank_keys *keys, const rank_keys *next, float *z)
+static void product_run(const rank_product *p, const rank_keys *keys, const rank_keys *next, int panel, int end,
+                        float *z)
 {
-    rank_tile tiles[RANK_TILES];
-    int count = rank_find_tiles(p, keys, tiles);
-    rank_ahead ahead = rank_look_ahead(p, keys, next);
-    for (int panel = 0; panel < p->panels; panel++, z += (size_t)rank_limit(p->op) * PANEL) {
+    int count = part_count(keys->count, SIDE);
+    rank_ahead ahead = rank_look_ahead(p, keys, panel == 0 ? next : NULL, end);
+    for (; panel < end; panel++, z += (size_t)rank_limit(p->op) * PANEL) {
         const char *packed = (const char *)p->packed + (size_t)panel * (size_t)p->steps * RANK_STEP;
         if (vecs_of_panel(p->vecs, panel) == 2) {
-            rank_multiply_panel(2, p, tiles, count, packed, z, &ahead);
+            rank_multiply_panel(2, p, keys->tile, count, packed, z, &ahead);
         } else {
-            rank_multiply_panel(1, p, tiles, count, packed, z, &ahead);
+            rank_multiply_panel(1, p, keys->tile, count, packed, z, &ahead);
         }
     }
 }

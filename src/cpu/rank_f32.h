@@ -6,6 +6,9 @@
 #include "cpu/tile.h"
 #include "cpu/words_f32.h"
 
+/* A panel's logits stay in the first-level cache. */
+enum { PRODUCT_PANELS = 1 };
+
 typedef struct rank_product {
     const fga_rank_op *op;
     const int32_t *lanes;
@@ -18,6 +21,7 @@ typedef struct rank_keys {
     int64_t first;
     int count;
     const char *source[RANK_MAX_KEYS]; /* rows of k, or of zeros for keys that are out; any past the last repeat it */
+    const char *row[RANK_MAX_KEYS];    /* the same as f32 */
 } rank_keys;
 
 static size_t product_rows_words(const fga_rank_op *op, int panels)
@@ -73,13 +77,13 @@ static void product_find(const rank_product *p, rank_keys *keys)
     }
 }
 
-static void rank_stage_rows(const rank_product *p, const rank_keys *keys, const char **rows)
+static void product_stage(const rank_product *p, rank_keys *keys)
 {
     const fga_rank_op *op = p->op;
     for (int i = 0; i < keys->count; i++) {
         bool out = key_is_out(op, keys->first + i); /* zeros are f32 already */
         float *staged = p->staged + (size_t)i * (size_t)op->head_dim;
-        rows[i] = out ? keys->source[i] : stage_row(keys->source[i], op->dtype, op->head_dim, staged);
+        keys->row[i] = out ? keys->source[i] : stage_row(keys->source[i], op->dtype, op->head_dim, staged);
     }
 }
 
@@ -112,20 +116,19 @@ ALWAYS_INLINE void rank_multiply_panel(int vecs, int32_t dim, const char *const 
     }
 }
 
-static void product_run(const rank_product *p, const rank_keys *keys, const rank_keys *next, float *z)
+static void product_run(const rank_product *p, const rank_keys *keys, const rank_keys *next, int panel, int end,
+                        float *z)
 {
     const fga_rank_op *op = p->op;
-    const char *rows[RANK_MAX_KEYS];
-    rank_stage_rows(p, keys, rows);
-    for (int panel = 0; panel < p->panels; panel++, z += (size_t)rank_limit(op) * PANEL) {
+    for (; panel < end; panel++, z += (size_t)rank_limit(op) * PANEL) {
         const float *packed = p->packed + (size_t)panel * PANEL * (size_t)op->head_dim;
         ahead fetched = {{next != NULL ? next->source : NULL},
                          panel == 0 && next != NULL ? 1 : 0,
                          (int64_t)op->head_dim * (op->dtype == FGA_F32 ? 4 : 2)};
         if (vecs_of_panel(p->vecs, panel) == 2) {
-            rank_multiply_panel(2, op->head_dim, rows, keys->count, packed, z, &fetched);
+            rank_multiply_panel(2, op->head_dim, keys->row, keys->count, packed, z, &fetched);
         } else {
-            rank_multiply_panel(1, op->head_dim, rows, keys->count, packed, z, &fetched);
+            rank_multiply_panel(1, op->head_dim, keys->row, keys->count, packed, z, &fetched);
         }
     }
 }

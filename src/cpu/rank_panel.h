@@ -58,7 +58,7 @@ static rank_state rank_plan(const fga_rank_op *op, int32_t rows)
     at->keys = at->query + product_rows_words(op, r.panels);
     at->strip = at->keys + product_keys_words(op);
     at->chunk = at->strip + (r.keeps ? panels * PANEL * (size_t)r.elements : 0);
-    at->second = at->chunk + panels * logits;
+    at->second = at->chunk + (r.panels < PRODUCT_PANELS ? panels : PRODUCT_PANELS) * logits;
     at->reference = at->second + (op->sub_begin != NULL ? logits : 0);
     at->max = at->reference + (r.keeps ? panels * PANEL * (size_t)r.chunks : 0);
     at->sum = at->max + panels * PANEL;
@@ -213,7 +213,7 @@ static void second_order(const rank_state *r, const rank_chunk *c, int vecs, con
 static float *chunk_logits(const rank_state *r, const rank_chunk *c, int panel, vec largest[2])
 {
     const fga_rank_op *op = r->op;
-    float *z = r->scratch + r->at.chunk + (size_t)panel * (size_t)rank_limit(op) * PANEL;
+    float *z = r->scratch + r->at.chunk + (size_t)(panel % PRODUCT_PANELS) * (size_t)rank_limit(op) * PANEL;
     largest[0] = largest[1] = vec_set(-FLT_MAX); /* not -inf, as in attention */
     if (vecs_of_panel(r->vecs, panel) == 2) {
         scale_products(2, op, &c->keys, z, largest);
@@ -609,9 +609,13 @@ static void first_passes(const rank_state *r)
             find_chunk(r, i + 1, coming);
             product_find(&p, &coming->keys);
         }
-        product_run(&p, &c->keys, coming != NULL ? &coming->keys : NULL, r->scratch + r->at.chunk);
-        for (int panel = 0; panel < r->panels; panel++) {
-            first_pass(r, c, panel);
+        product_stage(&p, &c->keys);
+        for (int panel = 0; panel < r->panels;) {
+            int end = panel + PRODUCT_PANELS < r->panels ? panel + PRODUCT_PANELS : r->panels;
+            product_run(&p, &c->keys, coming != NULL ? &coming->keys : NULL, panel, end, r->scratch + r->at.chunk);
+            for (; panel < end; panel++) {
+                first_pass(r, c, panel);
+            }
         }
     }
     product_end(&p);

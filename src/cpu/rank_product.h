@@ -7,8 +7,11 @@
  *     product_rows_words, product_keys_words   what they take of the scratch, in 32-bit words
  *     product_begin, product_end               around all products of a call
  *     product_find                             looks at a chunk's keys, before its product or that of the chunk before
- *     product_run                              dot products to z[panel][limit][PANEL]; vectors without rows stay as
- *                                              they are. `next`: the chunk after, to be fetched ahead, or NULL
+ *     product_stage                            copies what of a chunk's keys cannot be multiplied where it lies
+ *     product_run                              dot products of some panels to z[panel][limit][PANEL]; vectors without
+ *                                              rows stay as they are. `next`: the chunk after, to be fetched ahead, or
+ *                                              NULL
+ *     PRODUCT_PANELS                           panels that a product likes to have at once
  *
  * A key that is out gives dot products with zeros.
  */
