@@ -197,7 +197,7 @@ static void rank_blocks(const fga_score_run *r, const score_item *at, fga_score_
     op.blocks = (int32_t)count;
     op.score = score;
     op.scratch = rows->scratch;
-    s->ops.rank(&op);
+    s->ops.rank[op.dtype](&op);
     for (int64_t b = 0; b < count; b++) {
         fga_scored_row row = {head * s->blocks + first + b, at->worker, score + b * s->tiles, 0, 0};
         if (rows->row_begin[b] < rows->row_begin[b + 1]) {

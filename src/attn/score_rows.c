@@ -24,7 +24,7 @@ bool fga_score_rows_place(const fga_scorer *s, char *base, size_t *used, fga_sco
                          .dtype = s->pooled_keys ? FGA_F32 : s->desc.dtype};
     static const int64_t present;
     shape.sub_begin = s->second_order ? &present : NULL;
-    rows->scratch = fga_score_carve(base, used, 1, s->ops.rank_scratch(&shape, s->item_rows), &fits);
+    rows->scratch = fga_score_carve(base, used, 1, s->ops.rank_scratch[shape.dtype](&shape, s->item_rows), &fits);
     return fits;
 }
 

@@ -3,6 +3,8 @@
 
 #include "cpu/attend_amx.h"
 #include "cpu/cpu.h"
+#include "cpu/rank_amx.h"
+#include "cpu/rank_panel.h"
 
 void fga_overlay_amx(fga_ops *ops)
 {
@@ -11,4 +13,6 @@ void fga_overlay_amx(fga_ops *ops)
     ops->attend_variant[FGA_BF16] = "amx";
     ops->attend_scratch[FGA_BF16] = attend_scratch;
     ops->block_rows[FGA_BF16] = 192; /* copying keys and values is shared by more queries */
+    ops->rank[FGA_BF16] = rank;
+    ops->rank_scratch[FGA_BF16] = rank_scratch;
 }

@@ -6,6 +6,7 @@
 #include "cpu/attend_panel.h"
 #include "cpu/cpu.h"
 #include "cpu/probe_panel.h"
+#include "cpu/rank_f32.h"
 #include "cpu/rank_panel.h"
 #include "cpu/score_panel.h"
 #include "cpu/sum_panel.h"
@@ -20,11 +21,11 @@ void fga_overlay_avx512(fga_ops *ops)
         ops->block_rows[dtype] = 128; /* packing the values is shared by more queries */
         ops->probe[dtype] = probe_rows;
         ops->probe_scratch[dtype] = probe_scratch;
+        ops->rank[dtype] = rank;
+        ops->rank_scratch[dtype] = rank_scratch;
     }
     ops->pool = pool;
     ops->sums = sums;
-    ops->rank = rank;
-    ops->rank_scratch = rank_scratch;
     ops->rank_rows = RANK_ROWS;
     ops->alike = alike;
 }

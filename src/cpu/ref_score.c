@@ -205,8 +205,10 @@ static void alike_ref(const fga_alike_op *op)
 void fga_ref_scores(fga_ops *ops)
 {
     ops->pool = pool_ref;
-    ops->rank = rank_ref;
-    ops->rank_scratch = rank_scratch_ref;
+    for (int dtype = FGA_F32; dtype <= FGA_BF16; dtype++) {
+        ops->rank[dtype] = rank_ref;
+        ops->rank_scratch[dtype] = rank_scratch_ref;
+    }
     ops->rank_rows = 1;
     ops->alike = alike_ref;
 }

@@ -61,6 +61,11 @@ static inline vec vec_fma(vec a, vec b, vec c)
     return _mm256_fmadd_ps(a, b, c);
 }
 
+static inline vec vec_abs(vec a)
+{
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
+
 /* The larger one; b where either is NaN. */
 static inline vec vec_max(vec a, vec b)
 {

@@ -62,6 +62,11 @@ static inline vec vec_fma(vec a, vec b, vec c)
     return _mm512_fmadd_ps(a, b, c);
 }
 
+static inline vec vec_abs(vec a)
+{
+    return _mm512_abs_ps(a);
+}
+
 /* The larger one; b where either is NaN. */
 static inline vec vec_max(vec a, vec b)
 {

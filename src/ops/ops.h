@@ -174,8 +174,8 @@ typedef struct fga_ops {
     fga_probe_scratch_fn probe_scratch[3];
     fga_pool_fn pool;
     fga_sums_fn sums;
-    fga_rank_fn rank;
-    fga_rank_scratch_fn rank_scratch;
+    fga_rank_fn rank[3]; /* by the dtype of k */
+    fga_rank_scratch_fn rank_scratch[3];
     int32_t rank_rows; /* rows that one rank call likes to have, of however many blocks */
     fga_alike_fn alike;
 } fga_ops;

@@ -168,7 +168,7 @@ static double rate_of(const scoring *s, int which)
         } else if (which == 1) {
             s->job->ops.sums(&s->sums);
         } else {
-            s->job->ops.rank(&s->rank);
+            s->job->ops.rank[s->rank.dtype](&s->rank);
         }
     }
     return work * calls / used;
@@ -215,7 +215,7 @@ static void bench_scoring(const job *j)
                   .head_dim = opt->head_dim,
                   .dtype = FGA_F32,
                   .scale = 0.09f}};
-    s.rank.scratch = allocate(j->ops.rank_scratch(&s.rank, SUB_TILE) + 64);
+    s.rank.scratch = allocate(j->ops.rank_scratch[s.rank.dtype](&s.rank, SUB_TILE) + 64);
     double rate[3][MAX_ROUNDS];
     for (int r = 0; r < opt->rounds; r++) {
         for (int which = 0; which < 3; which++) {

@@ -1,6 +1,8 @@
 /* check_scores.c - rank, pool's companion alike, and their scratch, of every tier against the double-precision
- * reference: all kinds, ragged tiles and groups, keys that are out, blocks without rows, odd strides, 16-bit keys.
+ * reference: all kinds, ragged tiles and groups, keys that are out, blocks without rows, odd strides, 16-bit keys, and
+ * keys beside memory that cannot be read.
  */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "base/cpu.h"
 #include "base/half.h"
 #include "cpu/cpu.h"
@@ -10,6 +12,8 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -50,11 +54,12 @@ static float uniform(uint64_t *state, float scale)
 typedef struct rank_case {
     fga_rank_op op;
     float *q, *weight, *lse, *bias, *sub_bias, *apart, *group_share, *score;
-    char *k;
+    char *k, *k_memory;
+    size_t mapped; /* bytes of k_memory, where it was */
     int64_t *tile_begin, *sub_begin;
     int32_t *row_begin;
     int32_t rows;
-    bool second_order, known_lse;
+    bool second_order, known_lse, at_walls;
 } rank_case;
 
 static void *array(int64_t count, size_t bytes)
@@ -64,17 +69,40 @@ static void *array(int64_t count, size_t bytes)
     return x;
 }
 
+/* Blocks of any rows, or of as many each, but for a shorter one at the end. */
+static int32_t rows_of_block(const rank_case *c, uint64_t *random, int32_t most, bool alike, int32_t b)
+{
+    if (c->op.kind == FGA_RANK_LOGIT) {
+        return 1;
+    }
+    if (alike) {
+        return b + 1 < c->op.blocks ? most : (int32_t)between(random, 0, most);
+    }
+    return between(random, 0, 5) == 0 ? 0 : (int32_t)between(random, 1, most);
+}
+
+/* A number of 8, 16 or 24 bits. */
+static float with_bits(float x, int bits)
+{
+    uint32_t word;
+    memcpy(&word, &x, sizeof word);
+    word &= 0xffffffffu << (24 - bits);
+    memcpy(&x, &word, sizeof x);
+    return x;
+}
+
 static void make_rows(rank_case *c, uint64_t *random)
 {
     fga_rank_op *op = &c->op;
-    bool one_row = op->kind == FGA_RANK_LOGIT;
     int32_t most = (int32_t)between(random, 1, between(random, 0, 3) == 0 ? 60 : 9);
-    op->blocks = (int32_t)between(random, 1, 6);
+    bool alike = between(random, 0, 1) == 0;
+    int bits = 8 * (int)between(random, 1, 3);
+    op->blocks = (int32_t)between(random, 1, alike ? 40 : 6);
     c->row_begin = array(op->blocks + 1, sizeof *c->row_begin);
     c->rows = 0;
     for (int32_t b = 0; b < op->blocks; b++) {
         c->row_begin[b] = c->rows;
-        int32_t rows = one_row ? 1 : between(random, 0, 5) == 0 ? 0 : (int32_t)between(random, 1, most);
+        int32_t rows = rows_of_block(c, random, most, alike, b);
         c->rows += c->rows + rows > MOST_ROWS ? 0 : rows;
     }
     c->row_begin[op->blocks] = c->rows;
@@ -82,7 +110,7 @@ static void make_rows(rank_case *c, uint64_t *random)
     c->weight = array(c->rows, sizeof *c->weight);
     c->lse = array(c->rows, sizeof *c->lse);
     for (int64_t i = 0; i < (int64_t)c->rows * op->head_dim; i++) {
-        c->q[i] = uniform(random, 1);
+        c->q[i] = with_bits(uniform(random, 1), bits);
     }
     for (int32_t i = 0; i < c->rows; i++) {
         c->weight[i] = 0.05f + fabsf(uniform(random, 1));
@@ -90,25 +118,60 @@ static void make_rows(rank_case *c, uint64_t *random)
     }
 }
 
+static void place_keys(rank_case *c, uint64_t *random)
+{
+    fga_rank_op *op = &c->op;
+    size_t bytes = fga_dtype_size(op->dtype);
+    if (c->at_walls) { /* each row at the end of a page of its own, and a page after the last */
+        size_t page = (size_t)sysconf(_SC_PAGESIZE);
+        c->mapped = (size_t)(op->keys + 1) * page;
+        c->k_memory = mmap(NULL, c->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        assert_true(c->k_memory != MAP_FAILED);
+        memset(c->k_memory, 0xff, c->mapped);
+        c->k = c->k_memory + page - (size_t)op->head_dim * bytes;
+        op->k_stride = (int64_t)(page / bytes);
+        return;
+    }
+    int64_t before = between(random, 0, 3);
+    op->k_stride = op->head_dim + (between(random, 0, 7) == 0 ? 300 : between(random, 0, 2) * 3);
+    c->k_memory = array(before + op->keys * op->k_stride, bytes);
+    c->k = c->k_memory + (size_t)before * bytes;
+}
+
+/* Takes away what must not be read. */
+static void raise_walls(const rank_case *c)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    for (int64_t j = 0; j <= c->op.keys; j++) {
+        if (j == c->op.keys || c->bias[j] == -INFINITY) {
+            assert_int_equal(mprotect(c->k_memory + (size_t)j * page, page, PROT_NONE), 0);
+        }
+    }
+}
+
 static void make_keys(rank_case *c, uint64_t *random, int64_t keys, bool none_valid)
 {
     fga_rank_op *op = &c->op;
     size_t bytes = fga_dtype_size(op->dtype);
+    int64_t one_out_of =
+        between(random, 0, 1) == 0 ? 8 : 64; /* sixteen keys in sequence that are not out are rare at 8 */
     op->keys = keys;
-    op->k_stride = op->head_dim + between(random, 0, 2) * 3;
-    c->k = array(keys * op->k_stride, bytes);
+    place_keys(c, random);
     c->bias = array(keys, sizeof *c->bias);
     c->apart = array(keys, sizeof *c->apart);
     for (int64_t j = 0; j < keys; j++) {
         float row[256];
-        c->bias[j] = none_valid || between(random, 0, 7) == 0 ? -INFINITY
-                     : op->kind == FGA_RANK_LOGIT             ? 0
-                                                              : logf((float)between(random, 1, 16));
+        c->bias[j] = none_valid || between(random, 1, one_out_of) == 1 ? -INFINITY
+                     : op->kind == FGA_RANK_LOGIT                      ? 0
+                                                                       : logf((float)between(random, 1, 16));
         c->apart[j] = c->bias[j] == -INFINITY ? 0 : fabsf(uniform(random, 3));
         for (int32_t d = 0; d < op->head_dim; d++) {
             row[d] = c->bias[j] == -INFINITY ? NAN : uniform(random, 2); /* rows that are out are never read */
         }
         fga_from_f32(c->k + (size_t)(j * op->k_stride) * bytes, op->dtype, row, op->head_dim);
+    }
+    if (c->at_walls) {
+        raise_walls(c);
     }
 }
 
@@ -156,20 +219,25 @@ static void point(rank_case *c)
 
 static void free_case(rank_case *c)
 {
-    void *all[] = {c->q,           c->weight, c->lse, c->bias,       c->sub_bias,  c->apart,
-                   c->group_share, c->score,  c->k,   c->tile_begin, c->sub_begin, c->row_begin};
+    void *all[] = {c->q,           c->weight, c->lse,        c->bias,      c->sub_bias, c->apart,
+                   c->group_share, c->score,  c->tile_begin, c->sub_begin, c->row_begin};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         free(all[i]);
+    }
+    if (c->at_walls) {
+        munmap(c->k_memory, c->mapped);
+    } else {
+        free(c->k_memory);
     }
 }
 
 static void run(const fga_ops *table, fga_rank_op *op, int32_t rows)
 {
-    size_t bytes = table->rank_scratch(op, rows);
+    size_t bytes = table->rank_scratch[op->dtype](op, rows);
     char *scratch = aligned_alloc(64, (bytes + 127) / 64 * 64);
     memset(scratch, 0xff, (bytes + 127) / 64 * 64);
     op->scratch = scratch;
-    table->rank(op);
+    table->rank[op->dtype](op);
     for (size_t i = bytes; i < (bytes + 127) / 64 * 64; i++) {
         assert_int_equal((unsigned char)scratch[i], 0xff);
     }
@@ -215,27 +283,41 @@ static void check(rank_case *c)
     free(wanted);
 }
 
+static void check_round(int round, bool at_walls, uint64_t *random)
+{
+    rank_case c = {.second_order = round / 5 % 4 == 0, .known_lse = round / 5 % 3 == 0, .at_walls = at_walls};
+    c.op.kind = (fga_rank_kind)(round % 5);
+    c.second_order = c.second_order && c.op.kind != FGA_RANK_DEVIATION;
+    c.op.dtype = (fga_dtype)between(random, 0, 2);
+    c.op.head_dim = 8 * (int32_t)between(random, 1, 32);
+    c.op.scale = c.op.head_dim > 160 ? 32.0f / (float)c.op.head_dim : 0.2f; /* logits no larger */
+    c.op.group = 8 << between(random, 0, 5);
+    bool one_key = c.op.kind == FGA_RANK_LOGIT;
+    bool any = !one_key && c.op.kind != FGA_RANK_DEVIATION && between(random, 0, 1) == 0;
+    c.op.tile_keys = one_key ? 1 : any ? (int32_t)between(random, 1, 128) : 1 << between(random, 0, 7);
+    c.second_order = c.second_order && !one_key;
+    make_rows(&c, random);
+    make_keys(&c, random, between(random, 1, round % 7 == 0 ? 900 : 150), round % 50 == 49);
+    make_grid(&c, random);
+    check(&c);
+    free_case(&c);
+}
+
 static void every_kind_against_the_reference(void **state)
 {
     (void)state;
     uint64_t random = 1;
     for (int round = 0; round < 600; round++) {
-        rank_case c = {.second_order = round / 5 % 4 == 0, .known_lse = round / 5 % 3 == 0};
-        c.op.kind = (fga_rank_kind)(round % 5);
-        c.second_order = c.second_order && c.op.kind != FGA_RANK_DEVIATION;
-        c.op.dtype = (fga_dtype)between(&random, 0, 2);
-        c.op.head_dim = 8 * (int32_t)between(&random, 1, 20);
-        c.op.scale = 0.2f;
-        c.op.group = 8 << between(&random, 0, 5);
-        bool one_key = c.op.kind == FGA_RANK_LOGIT;
-        bool any = !one_key && c.op.kind != FGA_RANK_DEVIATION && between(&random, 0, 1) == 0;
-        c.op.tile_keys = one_key ? 1 : any ? (int32_t)between(&random, 1, 128) : 1 << between(&random, 0, 7);
-        c.second_order = c.second_order && !one_key;
-        make_rows(&c, &random);
-        make_keys(&c, &random, between(&random, 1, round % 7 == 0 ? 900 : 150), round % 50 == 49);
-        make_grid(&c, &random);
-        check(&c);
-        free_case(&c);
+        check_round(round, false, &random);
+    }
+}
+
+static void nothing_else_is_read(void **state)
+{
+    (void)state;
+    uint64_t random = 2;
+    for (int round = 0; round < 200; round++) {
+        check_round(round, true, &random);
     }
 }
 
@@ -243,9 +325,11 @@ static void every_kind_against_the_reference(void **state)
 static void far_apart(void **state)
 {
     (void)state;
-    for (fga_rank_kind kind = FGA_RANK_MASS; kind <= FGA_RANK_DEVIATION; kind++) {
+    for (int round = 0; round < 10; round++) {
+        fga_rank_kind kind = (fga_rank_kind)(round % 5);
         uint64_t random = 7;
-        rank_case c = {.op = {.kind = kind, .head_dim = 16, .group = 16, .scale = 40, .dtype = FGA_F32}};
+        rank_case c = {
+            .op = {.kind = kind, .head_dim = 16, .group = 16, .scale = 40, .dtype = round < 5 ? FGA_F32 : FGA_BF16}};
         c.op.tile_keys = kind == FGA_RANK_LOGIT ? 1 : 8;
         make_rows(&c, &random);
         make_keys(&c, &random, 700, false);
@@ -305,6 +389,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kind_against_the_reference),
+        cmocka_unit_test(nothing_else_is_read),
         cmocka_unit_test(far_apart),
         cmocka_unit_test(likeness_and_distance),
     };
