@@ -431,6 +431,7 @@ static int prepare(command *c)
     const settings *s = &c->set;
     int code = cli_open_context(s->threads, s->variant, &c->ctx);
     /* a wrong preset is found out before a large model is opened */
+    c->set.attention.compute = (fgv_compute)s->clip.dtype;
     code = code == CLI_DONE ? cli_read_attention(c->ctx, &s->attention, &c->profile) : code;
     code = code == CLI_DONE ? cli_open_model(c->ctx, s->model, &c->model) : code;
     code = code == CLI_DONE ? make_request(c) : code;

@@ -4,8 +4,9 @@
 
 void cli_describe_presets(char *text, size_t bytes)
 {
-    size_t length = (size_t)snprintf(text, bytes, "PRESET[,key=value...], such as %s,dense_layers=2; default %s",
-                                     CLI_DEFAULT_PRESET, CLI_DEFAULT_PRESET);
+    size_t length =
+        (size_t)snprintf(text, bytes, "PRESET[,key=value...], such as %s,dense_layers=2; default %s,\non AMX tiles %s",
+                         CLI_DEFAULT_PRESET, CLI_DEFAULT_PRESET, CLI_DEFAULT_ON_TILES);
     for (int i = 0; i < fga_preset_count() && length < bytes; i++) {
         length +=
             (size_t)snprintf(text + length, bytes - length, "\n%s: %s", fga_preset_name(i), fga_preset_summary(i));
@@ -18,10 +19,31 @@ double cli_recall_floor(double target)
     return floor > 0 ? floor : 0;
 }
 
+/* On AMX tiles products are so fast that copying keys and values is what takes time: more queries have to share it. */
+static int choose_preset(fga_context *ctx, fgv_compute compute, const char **text)
+{
+    fga_attend_desc desc = fga_attend_desc_default();
+    desc.batch = desc.query_heads = desc.kv_heads = desc.query_len = desc.key_len = 1;
+    desc.head_dim = 128;
+    desc.dtype = strcmp(fgv_compute_name(compute), "bf16") == 0 ? FGA_BF16 : FGA_F32;
+    fga_attend_plan *plan = NULL;
+    fga_status status = fga_attend_plan_create(ctx, &desc, &plan);
+    if (status != FGA_OK) {
+        return cli_fail_status(ctx, status);
+    }
+    *text = strcmp(fga_attend_plan_variant(plan), "amx") == 0 ? CLI_DEFAULT_ON_TILES : CLI_DEFAULT_PRESET;
+    fga_attend_plan_destroy(&plan);
+    return CLI_DONE;
+}
+
 static int read_preset(fga_context *ctx, const cli_attention *a, fga_policy *policy)
 {
     char text[FGA_POLICY_TEXT];
-    const char *preset = a->text != NULL ? a->text : CLI_DEFAULT_PRESET;
+    const char *preset = a->text;
+    int code = preset != NULL ? CLI_DONE : choose_preset(ctx, a->compute, &preset);
+    if (code != CLI_DONE) {
+        return code;
+    }
     int length = a->density_given ? snprintf(text, sizeof text, "%s,density=%.14f", preset, a->density)
                                   : snprintf(text, sizeof text, "%s", preset);
     if (length < 0 || (size_t)length >= sizeof text) {

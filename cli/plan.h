@@ -5,13 +5,15 @@
 #include "cli.h"
 
 typedef struct cli_attention {
-    const char *text;    /* PRESET[,key=value...]; NULL = the default preset */
+    const char *text;    /* PRESET[,key=value...]; NULL = the default for the kernels that will run */
     const char *profile; /* a file, or NULL */
     double density, recall, error;
     bool density_given, recall_given, error_given;
+    fgv_compute compute; /* what the kernels will run on */
 } cli_attention;
 
 #define CLI_DEFAULT_PRESET "fgdfs"
+#define CLI_DEFAULT_ON_TILES "fgdfs,block_m=64,sub_q=8"
 #define CLI_RECALL_HELP \
     "hold this share of the exact attention weight, measured while\n" \
     "generating, by keeping more keys wherever less is reached:\n" \

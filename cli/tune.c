@@ -413,7 +413,7 @@ static int prepare(tuning *t)
                            .recall_floor = s->attention.recall_given ? cli_recall_floor(s->attention.recall) : 0,
                            .error = s->attention.error_given ? s->attention.error : 0,
                            .quantile = s->quantile};
-    cli_attention preset = {.text = s->attention.text};
+    cli_attention preset = {.text = s->attention.text, .compute = (fgv_compute)s->clip.dtype};
     int code = cli_open_context(s->threads, s->variant, &t->ctx);
     code = code == CLI_DONE ? cli_read_attention(t->ctx, &preset, &t->start) : code;
     if (code != CLI_DONE) {

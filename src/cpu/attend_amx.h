@@ -26,6 +26,7 @@
 enum {
     PAIR = 2 * SIDE,
     STRIP = 128,
+    SHORT_STRIP = 32, /* where 16 queries alone use it: what is copied stays in the first-level cache */
     MOST_PAIRS = (LONGEST_STRIP + PAIR - 1) / PAIR, /* of key tiles in a strip */
     MOST_ROWS = MOST_PAIRS * PAIR,
     TEAM = 4, /* tiles of queries */
@@ -658,14 +659,15 @@ static bool find_strip(flash *f, strip *s)
 {
     const fga_attend_op *op = f->op;
     const uint32_t *keys = op->keys + f->cursor.key;
+    int most = f->at.q_tiles > 1 ? STRIP : SHORT_STRIP;
     s->first = f->cursor.key == 0 && f->cursor.group == 0;
     s->plain = op->bias == NULL;
     s->has.listed = s->has.summaries = s->has.groups = s->has.keys = 0;
     if (op->summaries != NULL) {
-        take_groups(op, &f->cursor, STRIP, &s->has);
+        take_groups(op, &f->cursor, most, &s->has);
     } else {
         int64_t left = op->key_count - f->cursor.key;
-        s->has.listed = s->has.keys = (int)(left < STRIP ? left : STRIP);
+        s->has.listed = s->has.keys = (int)(left < most ? left : most);
         f->cursor.key += s->has.listed;
     }
     s->pairs = part_count(s->has.keys, PAIR);
