@@ -8,6 +8,8 @@
  * still serves (the samples attend on their own). All are scaled to S queries; medians over rounds are printed. Time is
  * processor time. The last columns are the figures and the standard error that the samples leave them.
  */
+#include "timing.h"
+
 #include "attn/measure.h"
 #include "attn/refresh.h"
 
@@ -15,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { MAX_ROUNDS = 51, DENSE_QUERIES = 1024 };
 
@@ -53,13 +54,6 @@ typedef struct entry {
     fga_head_quality quality;
     double measure[MAX_ROUNDS], look[MAX_ROUNDS];
 } entry;
-
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void need(const bench *b, fga_status status, const char *what)
 {
@@ -181,9 +175,9 @@ static double time_dense(const bench *b)
     int64_t queries = b->opt.keys < DENSE_QUERIES ? b->opt.keys : DENSE_QUERIES;
     fga_attend_desc d = describe(b, queries);
     fga_attend_args a = views(b, queries);
-    double start = seconds();
+    double start = processor_seconds();
     attend(b, &d, &a);
-    return (seconds() - start) * b->opt.keys / (double)queries;
+    return (processor_seconds() - start) * b->opt.keys / (double)queries;
 }
 
 static double time_meter(const bench *b, entry *e, bool attended)
@@ -195,21 +189,9 @@ static double time_meter(const bench *b, entry *e, bool attended)
                            .heads = &e->quality,
                            .key = &e->mask->desc.key,
                            .workspace = e->workspace};
-    double start = seconds();
+    double start = processor_seconds();
     need(b, fga_meter_judge(&e->meter, &call), e->who->name);
-    return seconds() - start;
-}
-
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *x, int n)
-{
-    qsort(x, (size_t)n, sizeof *x, by_size);
-    return x[n / 2];
+    return processor_seconds() - start;
 }
 
 static bool parse(int argc, char **argv, options *opt)

@@ -6,23 +6,17 @@
  * 512 queries. Every round (15) times both, in processor time; medians and their ratio are printed. Linux only.
  */
 #define _DEFAULT_SOURCE /* madvise */
+#include "timing.h"
+
 #include "fgattn.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <time.h>
 
 enum { DIM = 128, QUERIES = 512, MAX_ROUNDS = 99 };
 
 static const size_t page = (size_t)2 << 20;
-
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static int fail(const char *what)
 {
@@ -44,18 +38,6 @@ static fga_tensor make_tensor(int tokens, int heads, int advice, unsigned seed)
     fga_tensor t = fga_tensor_bshd(x, FGA_F32, 1, tokens, heads, DIM);
     t.extent[1] = 1;
     return t;
-}
-
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *x, int n)
-{
-    qsort(x, (size_t)n, sizeof *x, by_size);
-    return x[n / 2];
 }
 
 int main(int argc, char **argv)
@@ -90,11 +72,11 @@ int main(int argc, char **argv)
     double times[2][MAX_ROUNDS], ratios[MAX_ROUNDS];
     for (int r = 0; r < rounds; r++) {
         for (int i = 0; i < 2; i++) {
-            double start = seconds();
+            double start = processor_seconds();
             if (fga_attend_run(plan, &args[i], workspace, NULL) != FGA_OK) {
                 return fail(fga_last_error(ctx));
             }
-            times[i][r] = seconds() - start;
+            times[i][r] = processor_seconds() - start;
         }
         ratios[r] = times[0][r] / times[1][r];
     }

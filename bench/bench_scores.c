@@ -8,6 +8,8 @@
  * 512 queries. All are scaled to S queries; medians over rounds are printed, ratios round by round. Time is processor
  * time, so that other programs cost little more than their share of the caches.
  */
+#include "timing.h"
+
 #include "attn/attn.h"
 #include "attn/refresh.h"
 #include "base/half.h"
@@ -15,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { MAX_ROUNDS = 51, DENSE_QUERIES = 256, EXACT_QUERIES = 512 };
 
@@ -63,13 +64,6 @@ typedef struct entry {
     double scale; /* to all queries */
     double score[MAX_ROUNDS], refresh[MAX_ROUNDS], score_ratio[MAX_ROUNDS], refresh_ratio[MAX_ROUNDS];
 } entry;
-
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void stop(const bench *b, const char *what)
 {
@@ -170,11 +164,11 @@ static double time_dense(const bench *b, fga_attend_plan *plan, int64_t queries,
 {
     fga_attend_args a = views(b, queries);
     a.lse = b->lse;
-    double start = seconds();
+    double start = processor_seconds();
     if (fga_attend_run(plan, &a, workspace, NULL) != FGA_OK) {
         stop(b, "dense attention");
     }
-    return (seconds() - start) * b->opt.keys / (double)queries;
+    return (processor_seconds() - start) * b->opt.keys / (double)queries;
 }
 
 static double time_score(const bench *b, const entry *e)
@@ -184,33 +178,21 @@ static double time_score(const bench *b, const entry *e)
                            .v = &e->args.v,
                            .lse = e->who->known_lse ? b->lse : NULL,
                            .workspace = e->workspace};
-    double start = seconds();
+    double start = processor_seconds();
     if (fga_scorer_run(&e->plan.scorer, &call) != FGA_OK) {
         stop(b, e->who->name);
     }
-    return (seconds() - start) * e->scale;
+    return (processor_seconds() - start) * e->scale;
 }
 
 static double time_refresh(const bench *b, const entry *e)
 {
     fga_refresh_call call = {.args = &e->args, .heads = &e->setting, .workspace = e->workspace, .mask = e->mask};
-    double start = seconds();
+    double start = processor_seconds();
     if (fga_refresh_run(&e->plan, &call) != FGA_OK) {
         stop(b, e->who->name);
     }
-    return (seconds() - start) * e->scale;
-}
-
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *x, int n)
-{
-    qsort(x, (size_t)n, sizeof *x, by_size);
-    return x[n / 2];
+    return (processor_seconds() - start) * e->scale;
 }
 
 static void report(const bench *b, entry *entries, int count, double *dense, FILE *csv)

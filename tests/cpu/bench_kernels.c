@@ -10,6 +10,7 @@
  */
 #include "bench_kernels.h"
 
+#include "../../bench/timing.h"
 #include "../../cli/peak.h"
 #include "base/half.h"
 #include "ops/ops.h"
@@ -129,18 +130,6 @@ static double measure(const job *j, int density)
         j->ops.attend[opt->dtype](&op);
     }
     return work * blocks / (cli_thread_seconds() - start);
-}
-
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *x, int n)
-{
-    qsort(x, (size_t)n, sizeof *x, by_size);
-    return x[n / 2];
 }
 
 /* ---- the operators that score ------------------------------------------------------------------------------------ */
