@@ -277,7 +277,11 @@ typedef struct fga_remainder {
     int64_t groups;          /* ceil(key_len / g) */
     float *sum_k, *sum_v;    /* [batch][kv_heads][groups][head_dim] */
     float *sum_bias, *count; /* [batch][kv_heads][groups]: sum of the keys' biases, number of keys */
-    uintptr_t reserved[4];
+    /* [batch][kv_heads][groups][4][head_dim] of bf16, written by fga_remainder_fill: the sum of K rounded, what that
+     * leaves of it, and the same of V, as bf16 kernels multiply them. NULL = kernels round sums block by block; set it
+     * to NULL where you fill the sums yourself. */
+    uint16_t *parts;
+    uintptr_t reserved[3];
 } fga_remainder;
 
 typedef struct fga_attend_args {

@@ -4,10 +4,13 @@
 #include "attn/attn.h"
 #include "attn/refresh_gpu.h"
 #include "base/context.h"
+#include "base/half.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
+
+enum { ARRAYS = 5, PARTS = 4 /* of a group: K and V, each rounded and what that leaves */ };
 
 /* ---- arrays ------------------------------------------------------------------------------------- */
 
@@ -35,16 +38,18 @@ fga_status fga_remainder_place(fga_context *ctx, const fga_attend_desc *desc, in
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "memory is %p, wanted an address for floats", memory);
     }
     int64_t groups = fga_ceil_div(desc->key_len, group), rows = desc->batch * desc->kv_heads * groups;
-    const size_t row_bytes[4] = {(size_t)desc->head_dim * sizeof(float), (size_t)desc->head_dim * sizeof(float),
-                                 sizeof(float), sizeof(float)};
-    size_t at[5] = {0};
-    for (int i = 0; i < 4; i++) {
+    bool in_parts = desc->dtype == FGA_BF16 && ctx->options.device == FGA_DEVICE_CPU;
+    const size_t row_bytes[ARRAYS] = {(size_t)desc->head_dim * sizeof(float), (size_t)desc->head_dim * sizeof(float),
+                                      sizeof(float), sizeof(float),
+                                      in_parts ? (size_t)desc->head_dim * PARTS * sizeof(uint16_t) : 0};
+    size_t at[ARRAYS + 1] = {0};
+    for (int i = 0; i < ARRAYS; i++) {
         at[i + 1] = at[i];
         if (!fga_size_add(&at[i + 1], rows, row_bytes[i])) {
             return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "%" PRId64 " groups of keys are too many", rows);
         }
     }
-    *bytes = at[4];
+    *bytes = at[ARRAYS];
     if (memory != NULL) {
         char *base = memory;
         *remainder = (fga_remainder){
@@ -55,6 +60,7 @@ fga_status fga_remainder_place(fga_context *ctx, const fga_attend_desc *desc, in
             .sum_v = (float *)(base + at[1]),
             .sum_bias = (float *)(base + at[2]),
             .count = (float *)(base + at[3]),
+            .parts = in_parts ? (uint16_t *)(base + at[4]) : NULL,
         };
     }
     return FGA_OK;
@@ -94,6 +100,7 @@ fga_summaries fga_remainder_head(const fga_remainder *r, const fga_attend_desc *
         .count = r->count + first,
         .groups = r->groups,
         .group = r->group,
+        .parts = r->parts != NULL ? r->parts + first * PARTS * desc->head_dim : NULL,
     };
 }
 
@@ -131,6 +138,24 @@ static void list_keys(const fill *f, const float *bias, int64_t first, int64_t c
     begin[count] = listed;
 }
 
+/* A sum of bf16 needs more than eight bits: two bf16, of which the second is the first one's rounding error. */
+static void split_row(const float *sum, int64_t head_dim, uint16_t *parts)
+{
+    for (int64_t c = 0; c < head_dim; c++) {
+        parts[c] = fga_f32_to_bf16(sum[c]);
+        parts[head_dim + c] = fga_f32_to_bf16(sum[c] - fga_bf16_to_f32(parts[c]));
+    }
+}
+
+static void split_sums(const fga_remainder *r, int64_t head_dim, int64_t first, int64_t count)
+{
+    for (int64_t row = first; row < first + count; row++) {
+        uint16_t *parts = r->parts + row * PARTS * head_dim;
+        split_row(r->sum_k + row * head_dim, head_dim, parts);
+        split_row(r->sum_v + row * head_dim, head_dim, parts + 2 * head_dim);
+    }
+}
+
 static void fill_item(void *arg, int64_t item, int worker)
 {
     (void)worker;
@@ -164,6 +189,9 @@ static void fill_item(void *arg, int64_t item, int worker)
     f->ops.sums(&op);
     op.x = fga_tensor_row(&a->v, b, h, 0), op.x_stride = a->v.stride[2], op.sum = r->sum_v + row * d->head_dim;
     f->ops.sums(&op);
+    if (r->parts != NULL) {
+        split_sums(r, d->head_dim, row, count);
+    }
 }
 
 static fga_status check_fill(fga_context *ctx, const fga_attend_desc *d, const fga_attend_args *a,

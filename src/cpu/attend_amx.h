@@ -640,11 +640,17 @@ static void stage_sums(flash *f, strip *s)
             s->less[key] = (int16_t)(g->remaining > 0 ? k : MOST_ROWS);
         }
         if (g->remaining > 0) {
+            uint16_t *made[2 * WORD];
+            const uint16_t *sum[2 * WORD];
             for (int e = 0; e < 2 * WORD; e++) {
-                *(e < WORD ? &s->key[k + e] : &s->value[v + e - WORD]) = row + (size_t)e * f->at.row_bytes;
+                made[e] = (uint16_t *)(row + (size_t)e * f->at.row_bytes);
             }
-            split_sum(op->summaries->sum_k + g->index * dim, dim, (uint16_t *)s->key[k], (uint16_t *)s->key[k + 1]);
-            split_sum(op->summaries->sum_v + g->index * dim, dim, (uint16_t *)s->value[v], (uint16_t *)s->value[v + 1]);
+            find_sum(op, SUM_OF_KEYS, g->index, 0, dim, made, sum);
+            find_sum(op, SUM_OF_VALUES, g->index, 0, dim, made + WORD, sum + WORD);
+            for (int e = 0; e < WORD; e++) {
+                s->key[k + e] = (const char *)sum[e];
+                s->value[v + e] = (const char *)sum[WORD + e];
+            }
             s->bias[k] = op->summaries->sum_bias[g->index] * LOG2_E;
             s->bias[k + 1] = 0.0f;
             row += (size_t)(2 * WORD) * f->at.row_bytes;

@@ -89,7 +89,7 @@ static void stage_strip_keys(const fga_attend_op *op, strip *s, int64_t row, flo
     for (int i = 0; i < s->has.groups; i++) {
         const group *g = &s->has.group[i];
         if (g->remaining > 0) {
-            stage_sum_k(op, op->summaries->sum_k + g->index * op->head_dim, staged + key * row, row, s->key_row + key);
+            stage_sum_k(op, g->index, staged + key * row, row, s->key_row + key);
             for (int e = 0; e < WORD; e++) {
                 s->bias[key + e] = e == 0 ? op->summaries->sum_bias[g->index] * LOG2_E : 0.0f;
             }
@@ -107,7 +107,7 @@ static void stage_strip_values(const fga_attend_op *op, const strip *s, int colu
     slab += part_count(s->has.listed, WORD) * PANEL;
     for (int i = 0; i < s->has.groups; i++) {
         if (s->has.group[i].remaining > 0) {
-            stage_sum_v(op->summaries->sum_v + s->has.group[i].index * op->head_dim + column, columns, slab);
+            stage_sum_v(op, s->has.group[i].index, column, columns, slab);
             slab += PANEL;
         }
     }

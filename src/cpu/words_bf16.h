@@ -67,20 +67,22 @@ static void stage_values(const fga_attend_op *op, const char *const *source, int
 }
 
 /* The sum of a group's keys as WORD rows of words whose logits add up to its own. */
-static void stage_sum_k(const fga_attend_op *op, const float *sum, float *staged, int64_t staged_stride,
-                        const char **rows)
+static void stage_sum_k(const fga_attend_op *op, int64_t group, float *staged, int64_t staged_stride, const char **rows)
 {
-    rows[0] = (const char *)staged;
-    rows[1] = (const char *)(staged + staged_stride);
-    split_sum(sum, op->head_dim, (uint16_t *)staged, (uint16_t *)(staged + staged_stride));
+    uint16_t *made[WORD] = {(uint16_t *)staged, (uint16_t *)(staged + staged_stride)};
+    const uint16_t *sum[WORD];
+    find_sum(op, SUM_OF_KEYS, group, 0, op->head_dim, made, sum);
+    rows[0] = (const char *)sum[0];
+    rows[1] = (const char *)sum[1];
 }
 
 /* Columns of the sum of its values as one row of the slab, to be weighted with the same weight WORD times. */
-static void stage_sum_v(const float *sum, int columns, float *slab)
+static void stage_sum_v(const fga_attend_op *op, int64_t group, int column, int columns, float *slab)
 {
-    uint16_t half[2][PANEL];
-    split_sum(sum, columns, half[0], half[1]);
-    interleave((uint32_t *)slab, (const char *)half[0], (const char *)half[1], columns);
+    uint16_t half[WORD][PANEL], *made[WORD] = {half[0], half[1]};
+    const uint16_t *sum[WORD];
+    find_sum(op, SUM_OF_VALUES, group, column, columns, made, sum);
+    interleave((uint32_t *)slab, (const char *)sum[0], (const char *)sum[1], columns);
 }
 
 #endif

@@ -77,19 +77,17 @@ static void stage_values(const fga_attend_op *op, const char *const *source, int
 }
 
 /* The sum of a group's keys as WORD rows of words whose logits add up to its own. */
-static void stage_sum_k(const fga_attend_op *op, const float *sum, float *staged, int64_t staged_stride,
-                        const char **rows)
+static void stage_sum_k(const fga_attend_op *op, int64_t group, float *staged, int64_t staged_stride, const char **rows)
 {
-    (void)op;
     (void)staged;
     (void)staged_stride;
-    rows[0] = (const char *)sum;
+    rows[0] = (const char *)(op->summaries->sum_k + group * op->head_dim);
 }
 
 /* Columns of the sum of its values as one row of the slab, to be weighted with the same weight WORD times. */
-static void stage_sum_v(const float *sum, int columns, float *slab)
+static void stage_sum_v(const fga_attend_op *op, int64_t group, int column, int columns, float *slab)
 {
-    memcpy(slab, sum, (size_t)columns * sizeof(float));
+    memcpy(slab, op->summaries->sum_v + group * op->head_dim + column, (size_t)columns * sizeof(float));
 }
 
 #endif

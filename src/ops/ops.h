@@ -19,6 +19,9 @@ typedef struct fga_summaries {
     const float *sum_bias, *count; /* [groups] */
     int64_t groups;
     int32_t group;
+    /* [groups][4][head_dim]: sum_k and then sum_v as two bf16 each, the second what the first one's rounding left; or
+     * NULL. Only kernels whose products are of bf16 read it. */
+    const uint16_t *parts;
 } fga_summaries;
 
 typedef struct fga_attend_op {

@@ -3,6 +3,7 @@
 #include "sample.h"
 
 #include "attn/attn.h"
+#include "base/half.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -28,6 +29,16 @@ static void check_sum(double got, double sum, double magnitude)
     assert_true(fabs(got - sum) <= 0x1p-21 * magnitude);
 }
 
+/* Two bf16 have sixteen bits of a sum between them. */
+static void check_parts(const uint16_t *parts, int64_t d, const float *sum)
+{
+    for (int64_t c = 0; c < d; c++) {
+        float high = fga_bf16_to_f32(parts[c]), low = fga_bf16_to_f32(parts[d + c]);
+        assert_true(fabsf(high - sum[c]) <= 0x1p-8f * fabsf(sum[c]));
+        assert_true(fabsf(high + low - sum[c]) <= 0x1p-16f * fabsf(sum[c]));
+    }
+}
+
 static void check_group(const sample *s, const fga_remainder *r, int64_t kv, int64_t group)
 {
     int64_t d = s->p.head_dim, row = kv * r->groups + group, count = 0;
@@ -46,6 +57,10 @@ static void check_group(const sample *s, const fga_remainder *r, int64_t kv, int
         }
         check_sum((double)r->sum_k[row * d + c], k, k_size);
         check_sum((double)r->sum_v[row * d + c], v, v_size);
+    }
+    if (r->parts != NULL) {
+        check_parts(r->parts + 4 * row * d, d, r->sum_k + row * d);
+        check_parts(r->parts + (4 * row + 2) * d, d, r->sum_v + row * d);
     }
     check_sum((double)r->sum_bias[row], bias, bias_size);
     assert_true(r->count[row] == (float)count);

@@ -119,7 +119,10 @@ static void make_sums(attend_data *d)
     d->sum_v = zeros(d, groups * d->spec.head_dim);
     d->sum_bias = zeros(d, groups);
     d->count = zeros(d, groups);
-    d->summaries = (fga_summaries){d->sum_k, d->sum_v, d->sum_bias, d->count, groups, d->spec.group};
+    if (d->spec.dtype == FGA_BF16 && (d->spec.keys + d->spec.rows) % 2 == 0) {
+        d->parts = allocate_input(d, (size_t)(groups * 4 * d->spec.head_dim) * sizeof *d->parts);
+    }
+    d->summaries = (fga_summaries){d->sum_k, d->sum_v, d->sum_bias, d->count, groups, d->spec.group, d->parts};
 }
 
 static void add_to_sums(attend_data *d, int64_t row, int32_t i)
@@ -128,6 +131,20 @@ static void add_to_sums(attend_data *d, int64_t row, int32_t i)
         int64_t at = row / d->spec.group * d->spec.head_dim + i;
         d->sum_k[at] += attend_data_get(d, d->k, row, i);
         d->sum_v[at] += attend_data_get(d, d->v, row, i);
+    }
+}
+
+/* Each sum as two bf16: rounded, and what that leaves. */
+static void split_sums(attend_data *d)
+{
+    int64_t dim = d->spec.head_dim;
+    for (int64_t i = 0; d->parts != NULL && i < 2 * d->summaries.groups * dim; i++) {
+        int64_t group = i / (2 * dim), column = i % dim;
+        bool of_values = i / dim % 2 == 1;
+        float sum = (of_values ? d->sum_v : d->sum_k)[group * dim + column];
+        uint16_t *high = d->parts + (4 * group + 2 * of_values) * dim + column;
+        high[0] = fga_f32_to_bf16(sum);
+        high[dim] = fga_f32_to_bf16(sum - fga_bf16_to_f32(high[0]));
     }
 }
 
@@ -171,6 +188,7 @@ void attend_data_make(attend_data *d, const attend_case *c)
         }
         d->bias[row] = kept ? d->bias[row] : NAN;
     }
+    split_sums(d);
 }
 
 void attend_data_free(attend_data *d)

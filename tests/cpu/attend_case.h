@@ -31,11 +31,12 @@ typedef struct attend_data {
     uint32_t *list;
     int64_t kept;
     float *sum_k, *sum_v, *sum_bias, *count; /* of every group of spec.group keys */
+    uint16_t *parts; /* of every other case of bf16; else NULL: kernels split the sums themselves */
     fga_summaries summaries;
     struct {
         void *base;
         size_t mapped; /* bytes; 0: from the heap */
-    } allocated[12];
+    } allocated[16];
     int allocations;
 } attend_data;
 
