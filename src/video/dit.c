@@ -7,18 +7,23 @@
 #include <string.h>
 
 typedef struct product {
-    const float *x;
+    const void *x;
     void *y;
     int64_t rows;
-    fga_dtype y_dtype, compute;
+    fga_dtype x_dtype, y_dtype, compute;
     fgv_activation activation;
 } product;
 
 static fga_status multiply(fgv_dit_plan *plan, const fgv_linear *linear, product p)
 {
     double start = fgv_seconds();
-    fgv_linear_args args = {
-        .x = p.x, .y = p.y, .rows = p.rows, .y_dtype = p.y_dtype, .activation = p.activation, .compute = p.compute};
+    fgv_linear_args args = {.x = p.x,
+                            .y = p.y,
+                            .rows = p.rows,
+                            .x_dtype = p.x_dtype,
+                            .y_dtype = p.y_dtype,
+                            .activation = p.activation,
+                            .compute = p.compute};
     fga_status status = fgv_linear_run(plan->dit->ctx, linear, &args);
     plan->report.linear_s += fgv_seconds() - start;
     return status;
@@ -141,14 +146,24 @@ static fgv_dit_rows rows_of(const fgv_dit_plan *plan, int64_t first, int64_t cou
                           .t = plan->t};
 }
 
+/* y W^T, y being of the compute dtype. */
+static product product_of_y(const fgv_dit_plan *plan, int64_t rows, void *to, fga_dtype dtype)
+{
+    return (product){.x = plan->y,
+                     .y = to,
+                     .rows = rows,
+                     .x_dtype = plan->job.compute,
+                     .y_dtype = dtype,
+                     .compute = plan->job.compute};
+}
+
 /* target = rms(y W^T), rotated if asked. */
 static fga_status project(fgv_dit_plan *plan, const fgv_linear *linear, fgv_dit_rows rows, char *target)
 {
     rows.row = fgv_dit_row_rms;
     rows.target = target;
     rows.t = plan->job.compute == FGA_F32 ? (float *)(void *)target : plan->t;
-    FGA_TRY(
-        multiply(plan, linear, (product){.x = plan->y, .y = rows.t, .rows = rows.count, .compute = plan->job.compute}));
+    FGA_TRY(multiply(plan, linear, product_of_y(plan, rows.count, rows.t, FGA_F32)));
     fgv_dit_rows_run(&rows);
     return FGA_OK;
 }
@@ -159,18 +174,14 @@ static fga_status self_inputs(fgv_dit_plan *plan, const fgv_dit_block *block, in
     rows.row = fgv_dit_row_norm;
     rows.scale = modulation(plan, FGV_SCALE_1);
     rows.shift = modulation(plan, FGV_SHIFT_1);
+    rows.y_dtype = plan->job.compute;
     fgv_dit_rows_run(&rows);
     rows.rotate = true;
     rows.weight = block->self.norm_q;
     FGA_TRY(project(plan, &block->self.q, rows, at(plan, plan->q, first)));
     rows.weight = block->self.norm_k;
     FGA_TRY(project(plan, &block->self.k, rows, at(plan, plan->k, first)));
-    return multiply(plan, &block->self.v,
-                    (product){.x = plan->y,
-                              .y = at(plan, plan->v, first),
-                              .rows = count,
-                              .y_dtype = plan->job.compute,
-                              .compute = plan->job.compute});
+    return multiply(plan, &block->self.v, product_of_y(plan, count, at(plan, plan->v, first), plan->job.compute));
 }
 
 static fga_tensor heads_of(const fgv_dit_plan *plan, void *data, int64_t rows)
@@ -233,15 +244,12 @@ static fga_status self_attend(fgv_dit_plan *plan, const fgv_dit_forward_args *wh
 /* t = attention's output o times W^T. */
 static fga_status attention_output(fgv_dit_plan *plan, const fgv_linear *linear, int64_t first, int64_t count)
 {
-    const float *x = (const float *)(void *)at(plan, plan->o, first);
-    if (plan->job.compute != FGA_F32) {
-        fgv_dit_rows rows = rows_of(plan, first, count);
-        rows.row = fgv_dit_row_widen;
-        rows.target = at(plan, plan->o, first);
-        fgv_dit_rows_run(&rows);
-        x = plan->y;
-    }
-    return multiply(plan, linear, (product){.x = x, .y = plan->t, .rows = count, .compute = plan->job.compute});
+    return multiply(plan, linear,
+                    (product){.x = at(plan, plan->o, first),
+                              .y = plan->t,
+                              .rows = count,
+                              .x_dtype = plan->job.compute,
+                              .compute = plan->job.compute});
 }
 
 static fga_status self_output(fgv_dit_plan *plan, const fgv_dit_block *block, int64_t first, int64_t count)
@@ -252,6 +260,7 @@ static fga_status self_output(fgv_dit_plan *plan, const fgv_dit_block *block, in
     rows.gate = modulation(plan, FGV_GATE_1);
     rows.scale = block->norm_scale;
     rows.shift = block->norm_shift;
+    rows.y_dtype = plan->job.compute;
     fgv_dit_rows_run(&rows);
     rows.weight = block->cross.norm_q;
     return project(plan, &block->cross.q, rows, at(plan, plan->q, first));
@@ -281,11 +290,13 @@ static fga_status cross_output_and_ffn(fgv_dit_plan *plan, const fgv_dit_block *
     rows.row = fgv_dit_row_add_norm;
     rows.scale = modulation(plan, FGV_SCALE_2);
     rows.shift = modulation(plan, FGV_SHIFT_2);
+    rows.y_dtype = plan->job.compute;
     fgv_dit_rows_run(&rows);
-    product p = {
-        .x = plan->y, .y = plan->hidden, .rows = count, .compute = plan->job.compute, .activation = FGV_GELU_TANH};
+    product p = product_of_y(plan, count, plan->hidden, plan->job.compute);
+    p.activation = FGV_GELU_TANH;
     FGA_TRY(multiply(plan, &block->ffn_in, p));
-    p = (product){.x = plan->hidden, .y = plan->t, .rows = count, .compute = plan->job.compute};
+    p = (product){
+        .x = plan->hidden, .y = plan->t, .rows = count, .x_dtype = plan->job.compute, .compute = plan->job.compute};
     FGA_TRY(multiply(plan, &block->ffn_out, p));
     rows.row = fgv_dit_row_add;
     rows.gate = modulation(plan, FGV_GATE_2);

@@ -138,7 +138,7 @@ static size_t lay_out(fgv_dit_plan *plan, char *memory)
     plan->o = carve(&a, full, plan->element);
     plan->y = carve(&a, plan->tile * plan->wide, sizeof *plan->y);
     plan->t = carve(&a, plan->tile * plan->wide, sizeof *plan->t);
-    plan->hidden = carve(&a, plan->tile * c->ffn_dim, sizeof *plan->hidden);
+    plan->hidden = carve(&a, plan->tile * c->ffn_dim, plan->element);
     size_t workspace = fga_session_workspace(plan->session);
     for (int b = 0; b < plan->job.branches; b++) {
         fgv_dit_text *text = &plan->text[b];

@@ -37,7 +37,7 @@ struct fgv_dit_plan {
     float *x;                                         /* [tokens][dim], the residual stream */
     char *q, *k, *v, *o;                              /* [tokens][dim] of the compute dtype */
     float *y, *t;                                     /* [tile][wide], a product's input and output */
-    float *hidden;                                    /* [tile][ffn_dim] */
+    char *hidden;                                     /* [tile][ffn_dim] of the compute dtype */
     float *text_work;                                 /* [most keys][dim] */
     float *zeros;                                     /* [text_dim] */
     float *wave, *time, *time_silu, *time_projection; /* [freq_dim], [dim], [dim], [FGV_MODULATIONS][dim] */
@@ -51,6 +51,7 @@ typedef struct fgv_dit_rows {
     void (*row)(const struct fgv_dit_rows *job, int64_t i);
     int64_t first, count;
     float *x, *y, *t;                  /* as in the plan */
+    fga_dtype y_dtype;                 /* of what norms leave in y; where that is bf16, t is lost */
     void *target;                      /* rows of the compute dtype */
     const float *gate, *scale, *shift; /* [dim] or NULL */
     const float *weight;               /* of an RMS norm */
@@ -66,8 +67,6 @@ void fgv_dit_row_add(const fgv_dit_rows *job, int64_t i);
 void fgv_dit_row_add_norm(const fgv_dit_rows *job, int64_t i);
 /* target = RMS norm of t, rotated if asked. t may be target where that is f32. */
 void fgv_dit_row_rms(const fgv_dit_rows *job, int64_t i);
-/* y = target as f32. */
-void fgv_dit_row_widen(const fgv_dit_rows *job, int64_t i);
 
 double fgv_seconds(void);
 

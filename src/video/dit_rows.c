@@ -23,11 +23,16 @@ void fgv_dit_rows_run(const fgv_dit_rows *job)
 void fgv_dit_row_norm(const fgv_dit_rows *job, int64_t i)
 {
     const fgv_dit_config *c = &job->plan->dit->config;
-    if (job->scale == NULL) {
-        memcpy(job->y + i * c->dim, job->x + i * c->dim, (size_t)c->dim * sizeof(float));
+    const float *x = job->x + i * c->dim;
+    bool narrow = job->y_dtype == FGA_BF16;
+    float *y = (narrow ? job->t : job->y) + i * c->dim;
+    if (job->scale != NULL) {
+        job->plan->kernels->layer_norm(y, x, job->scale, job->shift, c->eps, c->dim);
     } else {
-        job->plan->kernels->layer_norm(job->y + i * c->dim, job->x + i * c->dim, job->scale, job->shift, c->eps,
-                                       c->dim);
+        memcpy(y, x, (size_t)c->dim * sizeof *y);
+    }
+    if (narrow) {
+        job->plan->kernels->to_bf16((uint16_t *)job->y + i * c->dim, y, c->dim);
     }
 }
 
@@ -60,12 +65,6 @@ void fgv_dit_row_rms(const fgv_dit_rows *job, int64_t i)
     } else if (job->target != job->t) {
         memcpy((float *)job->target + i * c->dim, row, (size_t)c->dim * sizeof(float));
     }
-}
-
-void fgv_dit_row_widen(const fgv_dit_rows *job, int64_t i)
-{
-    int64_t dim = job->plan->dit->config.dim;
-    job->plan->kernels->from_bf16(job->y + i * dim, (const uint16_t *)job->target + i * dim, dim);
 }
 
 double fgv_seconds(void)

@@ -75,6 +75,11 @@ static const char *weight_row(const job *j, int64_t row)
     return (const char *)w->data + (size_t)(row * j->linear->in) * fga_dtype_size(w->dtype);
 }
 
+static const void *input_row(const job *j, int64_t row)
+{
+    return (const char *)j->args.x + (size_t)(row * j->args.x_stride) * fga_dtype_size(j->args.x_dtype);
+}
+
 /* Bias and activation of one row, from f32 sums to their place in y. The sums are scratch, or that place. */
 static void finish_row(const job *j, float *sums, const float *bias, int64_t row, int64_t col, int64_t cols)
 {
@@ -110,11 +115,11 @@ static void run_few_rows(void *arg, int64_t item, int worker)
         fail(j, FGA_ERR_MEMORY);
         return;
     }
-    const float *x = j->args.x;
+    const float *x = j->args.x; /* x is of bf16 only where rounding is asked for */
     int64_t stride = j->args.x_stride;
     if (j->round) {
         for (int64_t r = 0; r < rows; r++) {
-            j->kernels->widen(x_copy + r * in, x + r * stride, FGA_F32, true, in);
+            j->kernels->widen(x_copy + r * in, input_row(j, r), j->args.x_dtype, true, in);
         }
         x = x_copy;
         stride = in;
@@ -173,22 +178,22 @@ static fga_status pack_tile(const job *j, fgv_product_thread *thread, int64_t ti
     return fgv_product_pack(thread, &shape, j->tile_rows, w, j->packed + (size_t)tile * j->packed_stride);
 }
 
-/* The rows as the product takes them: in place when they are dense f32 and stay so, else converted into scratch. */
+/* The rows as the product takes them: in place when they are dense and of its dtype, else converted into scratch. */
 static const void *load_rows(const job *j, fgv_product_thread *thread, int64_t row, int64_t rows)
 {
-    const float *x = j->args.x + row * j->args.x_stride;
     int64_t in = j->linear->in;
-    if (!j->round && !j->native_bf16 && j->args.x_stride == in) {
-        return x;
+    fga_dtype given = j->args.x_dtype, wanted = j->native_bf16 ? FGA_BF16 : FGA_F32;
+    if (given == wanted && !j->round && j->args.x_stride == in) {
+        return input_row(j, row);
     }
-    size_t element = j->native_bf16 ? sizeof(uint16_t) : sizeof(float);
+    size_t element = fga_dtype_size(wanted);
     char *converted = fgv_product_scratch(thread, FGV_SLOT_X, (size_t)(rows * in) * element);
     for (int64_t r = 0; converted != NULL && r < rows; r++) {
         void *out = converted + (size_t)(r * in) * element;
         if (j->native_bf16) {
-            j->kernels->to_bf16(out, x + r * j->args.x_stride, FGA_F32, in);
+            j->kernels->to_bf16(out, input_row(j, row + r), given, in);
         } else {
-            j->kernels->widen(out, x + r * j->args.x_stride, FGA_F32, j->round, in);
+            j->kernels->widen(out, input_row(j, row + r), given, j->round, in);
         }
     }
     return converted;
@@ -321,11 +326,13 @@ static fga_status check_args(fga_context *ctx, const fgv_linear *linear, const f
             ctx, FGA_ERR_ARGUMENT, "linear layer: strides %lld and %lld, wanted at least %lld, %lld",
             (long long)a->x_stride, (long long)a->y_stride, (long long)linear->in, (long long)linear->out);
     }
-    if ((a->compute != FGA_F32 && a->compute != FGA_BF16) || (unsigned)a->y_dtype > FGA_BF16 ||
+    bool known_x = a->x_dtype == FGA_F32 || (a->x_dtype == FGA_BF16 && a->compute == FGA_BF16);
+    if ((a->compute != FGA_F32 && a->compute != FGA_BF16) || !known_x || (unsigned)a->y_dtype > FGA_BF16 ||
         (unsigned)a->activation > FGV_GELU_TANH) {
-        return fga_context_fail(ctx, FGA_ERR_ARGUMENT,
-                                "linear layer: computes in f32 or bf16, not in %s, with y in %s and activation %d",
-                                fga_dtype_name(a->compute), fga_dtype_name(a->y_dtype), (int)a->activation);
+        return fga_context_fail(
+            ctx, FGA_ERR_ARGUMENT,
+            "linear layer: computes in f32 or bf16, not in %s, with x in %s, y in %s, activation %d",
+            fga_dtype_name(a->compute), fga_dtype_name(a->x_dtype), fga_dtype_name(a->y_dtype), (int)a->activation);
     }
     return FGA_OK;
 }

@@ -19,9 +19,10 @@ fga_status fgv_linear_load(fgv_weights *weights, fgv_linear *linear, int64_t out
 void fgv_linear_free(fgv_linear *linear);
 
 typedef struct fgv_linear_args {
-    const float *x;                   /* [rows][in], stride x_stride */
+    const void *x;                    /* [rows][in] of x_dtype, stride x_stride */
     void *y;                          /* [rows][out] of y_dtype, stride y_stride; must not overlap x */
     int64_t rows, x_stride, y_stride; /* strides in elements; 0 = dense */
+    fga_dtype x_dtype; /* FGA_F32, or FGA_BF16 where the product's inputs are: then dense rows are read in place */
     fga_dtype y_dtype;
     fgv_activation activation;
     fga_dtype compute; /* FGA_F32 or FGA_BF16: of the product's inputs; accumulation is f32 */

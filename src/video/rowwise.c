@@ -112,13 +112,6 @@ INLINE void to_bf16_body(uint16_t *restrict out, const float *restrict in, int64
     }
 }
 
-INLINE void from_bf16_body(float *restrict out, const uint16_t *restrict in, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++) {
-        out[i] = fga_bf16_to_f32(in[i]);
-    }
-}
-
 #define SET(isa, attribute) \
     attribute static void layer_norm_##isa(float *out, const float *x, const float *scale, const float *shift, \
                                            float eps, int64_t n) \
@@ -141,12 +134,7 @@ INLINE void from_bf16_body(float *restrict out, const uint16_t *restrict in, int
     { \
         to_bf16_body(out, in, n); \
     } \
-    attribute static void from_bf16_##isa(float *out, const uint16_t *in, int64_t n) \
-    { \
-        from_bf16_body(out, in, n); \
-    } \
-    static const fgv_rowwise set_##isa = {layer_norm_##isa, rms_norm_##isa, add_##isa, \
-                                          mix_##isa,        to_bf16_##isa,  from_bf16_##isa};
+    static const fgv_rowwise set_##isa = {layer_norm_##isa, rms_norm_##isa, add_##isa, mix_##isa, to_bf16_##isa};
 
 SET(c, )
 #if defined(__x86_64__)

@@ -27,7 +27,6 @@ typedef struct fgv_rowwise {
     /* out = a + w * (b - a). */
     void (*mix)(float *out, const float *a, const float *b, float w, int64_t n);
     void (*to_bf16)(uint16_t *out, const float *in, int64_t n);
-    void (*from_bf16)(float *out, const uint16_t *in, int64_t n);
 } fgv_rowwise;
 
 /* The best this machine runs. */

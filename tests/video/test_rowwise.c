@@ -152,7 +152,7 @@ static void sums_are_exact(void **state)
 static void bf16_rounds_as_base_does(void **state)
 {
     enum { N = 4099 };
-    float in[N], back[N];
+    float in[N];
     uint16_t out[N];
     for (uint32_t i = 0; i < N; i++) { /* over all exponents, with ties, infinities and NaNs among them */
         in[i] = fga_bits_f32(i * 1048573u + (i % 3) * 0x8000u);
@@ -160,10 +160,8 @@ static void bf16_rounds_as_base_does(void **state)
     in[0] = INFINITY, in[1] = -INFINITY, in[2] = NAN, in[3] = -0.0f, in[4] = 3.4e38f;
     for (int s = 0; s < set_count; s++) {
         sets[s]->to_bf16(out, in, N);
-        sets[s]->from_bf16(back, out, N);
         for (int i = 0; i < N; i++) {
             assert_int_equal(out[i], fga_f32_to_bf16(in[i]));
-            assert_int_equal(fga_f32_bits(back[i]), (uint32_t)out[i] << 16);
         }
     }
     (void)state;
