@@ -94,6 +94,7 @@ typedef struct unit_work {
     const char *query, *key;
     char *logits;  /* [32 keys][16 queries] of the first tile of queries */
     int64_t apart; /* bytes to those of the next tile */
+    int count;     /* tiles of queries */
     int step, steps;
 } unit_work;
 
@@ -233,13 +234,7 @@ static void stage_values(const flash *f, const strip *s, int from, int to)
     TILE_MULTIPLY(SUM0, 4, TILE); \
     TILE_MULTIPLY(SUM1, 5, TILE);
 
-/* Steps of a unit. */
-ALWAYS_INLINE int logits_steps(int count, int k_steps)
-{
-    return count > 2 ? 2 * k_steps : k_steps;
-}
-
-ALWAYS_INLINE void logits_many(const unit_work *w, int count, int k_steps)
+ALWAYS_INLINE void logits_many(const unit_work *w, int k_steps)
 {
     int half = w->step / k_steps, step = w->step % k_steps;
     int64_t row = (int64_t)k_steps * 64, next = (int64_t)k_steps * TILE_BYTES;
@@ -255,20 +250,20 @@ ALWAYS_INLINE void logits_many(const unit_work *w, int count, int k_steps)
     LOGITS_QUERY(0, 5, query)
     LOGITS_QUERY(1, 6, query + next)
     LOGITS_QUERY(2, 7, query + 2 * next)
-    if (count > 3) {
+    if (w->count > 3) {
         LOGITS_QUERY(3, 5, query + 3 * next)
     }
     if (step == k_steps - 1) {
         TILE_STORE(0, to);
         TILE_STORE(1, to + w->apart);
         TILE_STORE(2, to + 2 * w->apart);
-        if (count > 3) {
+        if (w->count > 3) {
             TILE_STORE(3, to + 3 * w->apart);
         }
     }
 }
 
-ALWAYS_INLINE void logits_few(const unit_work *w, int count, int k_steps)
+ALWAYS_INLINE void logits_few(const unit_work *w, int k_steps)
 {
     int64_t row = (int64_t)k_steps * 64;
     const char *key = w->key + w->step * 64, *query = w->query + w->step * TILE_BYTES;
@@ -281,25 +276,25 @@ ALWAYS_INLINE void logits_few(const unit_work *w, int count, int k_steps)
     TILE_LOAD(4, key, row);
     TILE_LOAD(5, key + SIDE * row, row);
     LOGITS_TWO_KEYS(0, 1, 6, query)
-    if (count > 1) {
+    if (w->count > 1) {
         LOGITS_TWO_KEYS(2, 3, 7, query + (int64_t)k_steps * TILE_BYTES)
     }
     if (w->step == k_steps - 1) {
         TILE_STORE(0, w->logits);
         TILE_STORE(1, w->logits + TILE_BYTES);
-        if (count > 1) {
+        if (w->count > 1) {
             TILE_STORE(2, w->logits + w->apart);
             TILE_STORE(3, w->logits + w->apart + TILE_BYTES);
         }
     }
 }
 
-ALWAYS_INLINE void logits_step(unit_work *w, int count, int k_steps)
+ALWAYS_INLINE void logits_step(unit_work *w, int k_steps)
 {
-    if (count > 2) {
-        logits_many(w, count, k_steps);
+    if (w->count > 2) {
+        logits_many(w, k_steps);
     } else {
-        logits_few(w, count, k_steps);
+        logits_few(w, k_steps);
     }
     w->step++;
 }
@@ -307,23 +302,29 @@ ALWAYS_INLINE void logits_step(unit_work *w, int count, int k_steps)
 static void want_logits(flash *f, team t, int pair, char *to, int64_t apart)
 {
     f->ahead = (unit_work){
-        query_tiles(f, t.first), key_row(f, pair * PAIR), to, apart, 0, logits_steps(t.count, f->at.k_steps)};
+        .query = query_tiles(f, t.first),
+        .key = key_row(f, pair * PAIR),
+        .logits = to,
+        .apart = apart,
+        .count = t.count,
+        .steps = (t.count > 2 ? 2 : 1) * f->at.k_steps,
+    };
 }
 
-static void finish_logits(flash *f, int count)
+static void finish_logits(flash *f)
 {
     while (f->ahead.step < f->ahead.steps) {
-        logits_step(&f->ahead, count, f->at.k_steps);
+        logits_step(&f->ahead, f->at.k_steps);
     }
 }
 
 /* A piece of the work on the unit before: what has to be done by then. All is done when three quarters of the pieces
  * are, so that the last results are in memory when they are wanted. */
-ALWAYS_INLINE void logits_piece(unit_work *w, int piece, int pieces, int count, int k_steps)
+ALWAYS_INLINE void logits_piece(unit_work *w, int piece, int pieces, int k_steps)
 {
     int due = (w->steps * 4 * (piece + 1) + 3 * pieces - 1) / (3 * pieces);
     for (due = due < w->steps ? due : w->steps; w->step < due;) {
-        logits_step(w, count, k_steps);
+        logits_step(w, k_steps);
     }
 }
 
@@ -497,8 +498,8 @@ ALWAYS_INLINE vec weight_of(bool plain, const patch *p, int key, vec m)
 }
 
 /* Returns the sum of the weights before rounding, so that L keeps the precision of f32. Where there are summaries, what
- * `less` names comes off each weight after that. The tile of queries is number `tile` of `count`. */
-ALWAYS_INLINE vec weigh(bool plain, bool grouped, const patch *p, vec m, unit_work *beside, int tile, int count,
+ * `less` names comes off each weight after that. `beside` goes on meanwhile, from piece `piece` of `pieces` on. */
+ALWAYS_INLINE vec weigh(bool plain, bool grouped, const patch *p, vec m, unit_work *beside, int piece, int pieces,
                         int k_steps)
 {
     __m512i z[16];
@@ -506,7 +507,7 @@ ALWAYS_INLINE vec weigh(bool plain, bool grouped, const patch *p, vec m, unit_wo
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) {
         if (i % (16 / PIECES) == 0) {
-            logits_piece(beside, tile * PIECES + i / (16 / PIECES), count * PIECES, count, k_steps);
+            logits_piece(beside, piece + i / (16 / PIECES), pieces, k_steps);
         }
         vec first = weight_of(plain, p, 2 * i, m), second = weight_of(plain, p, 2 * i + 1, m);
         even = vec_add(even, first);
@@ -521,17 +522,12 @@ ALWAYS_INLINE vec weigh(bool plain, bool grouped, const patch *p, vec m, unit_wo
     return vec_add(even, odd);
 }
 
-/* Teams of four and of one, and 128 channels, are what matters most. */
+/* 128 channels are what matters most. */
 #define WEIGH(name, plain, grouped) \
-    static vec name(const patch *p, vec m, unit_work *beside, int tile, int count, int k_steps) \
+    static vec name(const patch *p, vec m, unit_work *beside, int piece, int pieces, int k_steps) \
     { \
-        if (k_steps == 4 && count == 4) { \
-            return weigh(plain, grouped, p, m, beside, tile, 4, 4); \
-        } \
-        if (k_steps == 4 && count == 1) { \
-            return weigh(plain, grouped, p, m, beside, 0, 1, 4); \
-        } \
-        return weigh(plain, grouped, p, m, beside, tile, count, k_steps); \
+        return k_steps == 4 ? weigh(plain, grouped, p, m, beside, piece, pieces, 4) \
+                            : weigh(plain, grouped, p, m, beside, piece, pieces, k_steps); \
     }
 WEIGH(weigh_plain, true, false)
 WEIGH(weigh_biased, false, false)
@@ -612,12 +608,13 @@ static void weigh_unit(flash *f, team t, int tile, int pair, const float *logits
         raise_max(f, q_tile, 0, largest_logit(&p));
     }
     vec m = vec_load(max);
-    vec total = plain ? weigh_plain(&p, m, &f->ahead, tile, t.count, f->at.k_steps)
-                      : weigh_biased(&p, m, &f->ahead, tile, t.count, f->at.k_steps);
+    int piece = tile * PIECES, pieces = t.count * PIECES;
+    vec total = plain ? weigh_plain(&p, m, &f->ahead, piece, pieces, f->at.k_steps)
+                      : weigh_biased(&p, m, &f->ahead, piece, pieces, f->at.k_steps);
     if (_mm512_cmp_ps_mask(total, vec_set(rescale_above), _CMP_NLE_UQ) != 0) {
         m = raise_max(f, q_tile, pair, largest_logit(&p));
         unit_work nothing = {0};
-        total = weigh_biased(&p, m, &nothing, tile, t.count, f->at.k_steps);
+        total = weigh_biased(&p, m, &nothing, 0, PIECES, f->at.k_steps);
     }
     vec_store(sum, vec_add(vec_load(sum), total));
 }
@@ -707,23 +704,13 @@ static void weigh_strip(flash *f)
 {
     team t = team_of(f, 0), coming = t;
     want_logits(f, t, 0, unit_logits(f, 0), UNIT_BYTES);
-    finish_logits(f, t.count);
+    finish_logits(f);
     for (int unit = 0, pair = 0, next = 0; t.count > 0; unit++, t = coming, pair = next) {
-        bool more = next_unit(f, &coming, &next), alike = coming.count == t.count;
-        f->ahead.steps = f->ahead.step = 0;
-        if (more) {
+        if (next_unit(f, &coming, &next)) {
             want_logits(f, coming, next, unit_logits(f, 1 - unit % 2), UNIT_BYTES);
-        }
-        unit_work other = f->ahead; /* of another number of tiles: not in the middle of these */
-        if (more && !alike) {
-            f->ahead.steps = 0;
         }
         for (int tile = 0; tile < t.count; tile++) {
             weigh_unit(f, t, tile, pair, (const float *)(unit_logits(f, unit % 2) + tile * UNIT_BYTES));
-        }
-        if (more && !alike) {
-            f->ahead = other;
-            finish_logits(f, coming.count);
         }
     }
 }
@@ -834,9 +821,9 @@ static void weigh_grouped_unit(flash *f, int q_tile, int pair, const float *logi
     if (s->has.listed - pair * PAIR < PAIR) {
         total = weigh_mixed(f, &p, pair, m);
     } else if (s->plain) {
-        total = weigh_plain_grouped(&p, m, &nothing, 0, 1, f->at.k_steps);
+        total = weigh_plain_grouped(&p, m, &nothing, 0, PIECES, f->at.k_steps);
     } else {
-        total = weigh_biased_grouped(&p, m, &nothing, 0, 1, f->at.k_steps);
+        total = weigh_biased_grouped(&p, m, &nothing, 0, PIECES, f->at.k_steps);
     }
     vec_store(sum, vec_add(vec_load(sum), total));
 }
@@ -847,7 +834,7 @@ static void weigh_grouped_strip(flash *f)
     for (team t = team_of(f, 0); t.count > 0; t = team_of(f, t.first + t.count)) {
         for (int pair = 0; pair < f->now->pairs; pair++) {
             want_logits(f, t, pair, strip_logits(f, 0) + pair * UNIT_BYTES, LOGITS_BYTES);
-            finish_logits(f, t.count);
+            finish_logits(f);
         }
         for (int tile = 0; tile < t.count; tile++) {
             float *logits = (float *)strip_logits(f, tile), *sum = sum_of(f, t.first + tile);
