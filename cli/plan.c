@@ -4,9 +4,10 @@
 
 void cli_describe_presets(char *text, size_t bytes)
 {
-    size_t length =
-        (size_t)snprintf(text, bytes, "PRESET[,key=value...], such as %s,dense_layers=2; default %s,\non AMX tiles %s",
-                         CLI_DEFAULT_PRESET, CLI_DEFAULT_PRESET, CLI_DEFAULT_ON_TILES);
+    size_t length = (size_t)snprintf(text, bytes,
+                                     "PRESET[,key=value...], such as %s,dense_layers=2; default %s,\nin f32 %s, on AMX "
+                                     "tiles %s",
+                                     CLI_DEFAULT_PRESET, CLI_DEFAULT_PRESET, CLI_DEFAULT_IN_F32, CLI_DEFAULT_ON_TILES);
     for (int i = 0; i < fga_preset_count() && length < bytes; i++) {
         length +=
             (size_t)snprintf(text + length, bytes - length, "\n%s: %s", fga_preset_name(i), fga_preset_summary(i));
@@ -19,7 +20,8 @@ double cli_recall_floor(double target)
     return floor > 0 ? floor : 0;
 }
 
-/* On AMX tiles products are so fast that copying keys and values is what takes time: more queries have to share it. */
+/* The more of a kernel's time goes into gathering keys and values, the more queries have to share them: 16 fill half of
+ * a register tile of f32, and on AMX tiles copies take longer than products. */
 static int choose_preset(fga_context *ctx, fgv_compute compute, const char **text)
 {
     fga_attend_desc desc = fga_attend_desc_default();
@@ -31,7 +33,9 @@ static int choose_preset(fga_context *ctx, fgv_compute compute, const char **tex
     if (status != FGA_OK) {
         return cli_fail_status(ctx, status);
     }
-    *text = strcmp(fga_attend_plan_variant(plan), "amx") == 0 ? CLI_DEFAULT_ON_TILES : CLI_DEFAULT_PRESET;
+    *text = strcmp(fga_attend_plan_variant(plan), "amx") == 0 ? CLI_DEFAULT_ON_TILES
+            : desc.dtype == FGA_F32                           ? CLI_DEFAULT_IN_F32
+                                                              : CLI_DEFAULT_PRESET;
     fga_attend_plan_destroy(&plan);
     return CLI_DONE;
 }

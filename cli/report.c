@@ -58,7 +58,7 @@ static void print_attention(const cli_report *report, FILE *file)
     if (r->measured_calls > 0) {
         fprintf(file,
                 "recall     %.3f mean, %.3f worst head: the share of the attention weight that was kept, measured on "
-                "%g %% of the queries\n",
+                "%.2g %% of the queries\n",
                 r->recall_mean, r->recall_worst, 100 * report->measure_fraction);
         fprintf(file, "error      %.4f mean, %.4f worst call: of the attention's output, against exact attention\n",
                 r->output_error_mean, r->output_error_worst);
