@@ -35,10 +35,9 @@ static const struct variant {
     {"ladder", "128x128 tiles, mass, drop (dfs)", "dfs", 0},
     {"ladder", "128x1, mass, drop", "dfs,tile_n=1,sub_k=1", 0},
     {"ladder", "128x1, mass, remainder", "dfs,tile_n=1,sub_k=1,rest=remainder", 0},
-    {"ladder", "128x1, deviation, remainder", "fgdfs,block_m=128,sub_q=16,select=topk,order=hilbert", 0},
-    {"ladder", "64x1, the same, s_q 8", "fgdfs,block_m=64,sub_q=8,select=topk,order=hilbert", 0},
-    {"ladder", "64x1, one budget for all heads", "fgdfs,block_m=64,sub_q=8,order=hilbert", 0},
-    {"ladder", "16x1, the same, s_q 4", "fgdfs,order=hilbert", 0},
+    {"ladder", "64x1, s_q 8, the same", "fgdfs,block_m=64,sub_q=8,select=topk,order=hilbert", 0},
+    {"ladder", "16x1, s_q 4, the same", "fgdfs,select=topk,order=hilbert", 0},
+    {"ladder", "16x1, one budget for all heads", "fgdfs,order=hilbert", 0},
     {"ladder", "16x1, clipped Hilbert order (fgdfs)", "fgdfs", 0},
 
     {"block M and s_q", "16, 4", "fgdfs", 0},
@@ -61,15 +60,18 @@ static const struct variant {
     {"group g", "32", "fgdfs,group=32", 0},
     {"group g", "128", "fgdfs,group=128", 0},
 
-    {"score", "deviation", "fgdfs", 0},
-    {"score", "mass", "fgdfs,score=mass", 0},
+    {"score", "mass", "fgdfs", 0},
     {"score", "largest", "fgdfs,score=max", 0},
+    {"score", "deviation", "fgdfs,score=deviation", 0},
     {"score", "exact mass", "fgdfs,score=exact_mass", 0},
     {"score", "exact largest", "fgdfs,score=exact_max", 0},
 
+    {"score of 64x1", "mass", "fgdfs,block_m=64,sub_q=8", 0},
+    {"score of 64x1", "largest", "fgdfs,block_m=64,sub_q=8,score=max", 0},
+    {"score of 64x1", "deviation", "fgdfs,block_m=64,sub_q=8,score=deviation", 0},
+
     {"rest", "remainder", "fgdfs", 0},
-    {"rest", "drop, deviation", "fgdfs,rest=drop", 0},
-    {"rest", "drop, mass", "fgdfs,rest=drop,score=mass", 0},
+    {"rest", "drop", "fgdfs,rest=drop", 0},
 
     {"order", "clipped Hilbert", "fgdfs", 0},
     {"order", "generalised Hilbert", "fgdfs,order=hilbert", 0},

@@ -25,8 +25,8 @@ static const struct contender {
 } contenders[] = {
     {"dfs 128x128", "dfs"},
     {"dfs 64x64", "dfs,block_m=64,tile_n=64"},
-    {"fgdfs 128x1", "fgdfs,block_m=128,sub_q=16,select=topk"},
-    {"fgdfs 64x1", "fgdfs,block_m=64,sub_q=16,select=topk"},
+    {"fgdfs 128x1", "fgdfs,score=deviation,block_m=128,sub_q=16,select=topk"},
+    {"fgdfs 64x1", "fgdfs,score=deviation,block_m=64,sub_q=16,select=topk"},
 };
 enum { CONTENDERS = sizeof contenders / sizeof contenders[0] };
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """docs/ablation.md from the table of bench_ablation, and, for video, a table of bench_policies.
 
-  bench/report_ablation.py [--docs docs] [--videos POLICIES.csv] ABLATION.csv
+  bench/report_ablation.py [--docs docs] [--videos POLICIES.csv] ABLATION.csv [LONGER.csv ...]
+
+Further tables, of other clips, come after the first one's sections.
 
 Needs Python alone.
 """
@@ -44,6 +46,16 @@ def section(name, rows):
     return f"\n## {name[0].upper()}{name[1:]}\n\n" + markdown(head, lines)
 
 
+def read_rows(path):
+    comment, rows = read_table(path)
+    return comment, [{k: v if k in ("section", "name", "policy") else number(v) for k, v in row.items()} for row in rows]
+
+
+def all_sections(rows):
+    names = list(dict.fromkeys(row["section"] for row in rows))
+    return "".join(section(name, [row for row in rows if row["section"] == name]) for name in names)
+
+
 def video_section(path):
     comment, rows = read_table(path)
     table, lines = by_contender(rows), []
@@ -64,14 +76,11 @@ def main():
     parser.add_argument("--docs", type=pathlib.Path, default=pathlib.Path("docs"))
     parser.add_argument("--videos", type=pathlib.Path)
     parser.add_argument("--note", default="", help="a paragraph for the head of the page")
-    parser.add_argument("table", type=pathlib.Path)
+    parser.add_argument("tables", type=pathlib.Path, nargs="+")
     arguments = parser.parse_args()
-    comment, rows = read_table(arguments.table)
-    rows = [{k: v if k in ("section", "name", "policy") else number(v) for k, v in row.items()} for row in rows]
-    sections = list(dict.fromkeys(row["section"] for row in rows))
+    comment, rows = read_rows(arguments.tables[0])
     text = INTRODUCTION + f"\nMeasured on {comment}.\n" + (f"\n{arguments.note}\n" if arguments.note else "")
-    for name in sections:
-        text += section(name, [row for row in rows if row["section"] == name])
+    text += all_sections(rows)
     series = {}
     for row in rows:
         if row["section"] == "method":
@@ -83,6 +92,9 @@ def main():
         (arguments.docs / picture).parent.mkdir(parents=True, exist_ok=True)
         (arguments.docs / picture).write_text(svg, encoding="utf-8")
         text += f"\n![Output error of every method against cost]({picture})\n"
+    for table in arguments.tables[1:]:
+        longer_comment, longer = read_rows(table)
+        text += f"\n# Another clip\n\nMeasured on {longer_comment}.\n" + all_sections(longer)
     if arguments.videos:
         text += video_section(arguments.videos)
     (arguments.docs / "ablation.md").write_text(text, encoding="utf-8")

@@ -14,7 +14,7 @@ typedef struct cli_attention {
 
 #define CLI_DEFAULT_PRESET "fgdfs"
 #define CLI_DEFAULT_IN_F32 "fgdfs,block_m=32"
-#define CLI_DEFAULT_ON_TILES "fgdfs,block_m=64,sub_q=8"
+#define CLI_DEFAULT_ON_TILES "fgdfs,block_m=64,sub_q=8,score=deviation"
 #define CLI_RECALL_HELP \
     "hold this share of the exact attention weight, measured while\n" \
     "generating, by keeping more keys wherever less is reached:\n" \

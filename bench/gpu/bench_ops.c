@@ -251,7 +251,7 @@ static void bench_tokens(const options *opt, FILE *csv, int64_t tokens, int64_t 
     bench_permute(&b);
     bench_sums(&b);
     bench_refresh(&b, "dfs", "dfs");
-    bench_refresh(&b, "fgdfs", "fgdfs,block_m=128,sub_q=16,select=topk");
+    bench_refresh(&b, "fgdfs", "fgdfs,block_m=128,sub_q=16,score=deviation,select=topk");
     void *memory[] = {b.args.q.data, b.args.k.data, b.args.v.data, b.args.o.data};
     for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++) {
         gpu_free(memory[i]);

@@ -22,8 +22,9 @@ static const struct preset {
     {"every query attends to every key; the reference",
      PRESET("dense", RASTER, 128, 128, MEANS(16, 16), SCORE(NONE), SELECT(ALL))},
 
-    {"ours: Hilbert order, single keys that their group's mean represents worst over all heads, summaries of the rest",
-     PRESET("fgdfs", HILBERT_CLIPPED, 16, 1, MEANS(4, 1), SCORE(DEVIATION), SELECT(BUDGET), .rest = FGA_REST_REMAINDER,
+    {"ours: Hilbert order, the single keys of the largest mass over all heads for every 16 queries, summaries of the "
+     "rest",
+     PRESET("fgdfs", HILBERT_CLIPPED, 16, 1, MEANS(4, 1), SCORE(MASS), SELECT(BUDGET), .rest = FGA_REST_REMAINDER,
             DFS_PHASES)},
 
     {"DFSAttn: Hilbert order, 128x128 tiles by pooled mass, kept 0.3, 0.2, 0.1 from steps 12, 24, 36 of 50",

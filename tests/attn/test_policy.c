@@ -29,7 +29,7 @@ static void presets_are_what_they_say(void **state)
         fga_select select;
         int timetable;
     } rows[] = {
-        {"fgdfs", FGA_ORDER_HILBERT_CLIPPED, 16, 1, 4, 1, FGA_SCORE_DEVIATION, FGA_SELECT_BUDGET, DFS},
+        {"fgdfs", FGA_ORDER_HILBERT_CLIPPED, 16, 1, 4, 1, FGA_SCORE_MASS, FGA_SELECT_BUDGET, DFS},
         {"dfs", FGA_ORDER_HILBERT, 128, 128, 16, 16, FGA_SCORE_MASS, FGA_SELECT_TOPK, DFS},
         {"dfs-paper", FGA_ORDER_HILBERT_CLIPPED, 128, 128, 16, 16, FGA_SCORE_MASS, FGA_SELECT_TOPK, DFS},
         {"fg-cached", FGA_ORDER_RASTER, 128, 1, 16, 1, FGA_SCORE_EXACT_MAX, FGA_SELECT_THRESHOLD, CACHED},

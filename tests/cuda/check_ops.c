@@ -744,9 +744,10 @@ static void check_variant(fga_context *cpu, const char *variant, bool quick)
         check_spec(ctx, cpu, &specs[i], i < 3);
     }
     check_session(ctx, cpu, &specs[1], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64");
-    check_session(ctx, cpu, &specs[0], "fgdfs,phases=1/4:0.3;3/4:0.1,select=topk,block_m=128,sub_q=16");
+    check_session(ctx, cpu, &specs[0], "fgdfs,score=deviation,phases=1/4:0.3;3/4:0.1,select=topk,block_m=128,sub_q=16");
     if (!quick) {
-        check_session(ctx, cpu, &specs[2], "fgdfs,phases=1/4:0.3;3/4:0.1,select=topk,block_m=64,sub_q=8,group=32");
+        check_session(ctx, cpu, &specs[2],
+                      "fgdfs,score=deviation,phases=1/4:0.3;3/4:0.1,select=topk,block_m=64,sub_q=8,group=32");
         check_session(ctx, cpu, &specs[5], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64,neighbours=2");
     }
     fga_context_destroy(&ctx);

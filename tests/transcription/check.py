@@ -64,7 +64,7 @@ LAYOUTS = (
 
 DFS = Policy(128, 128, "topk", "mass", 16, 16, order="hilbert", density=0.1)
 DFS_PAPER = dataclasses.replace(DFS, order="hilbert_clipped", zero_pad=True)
-FGDFS = Policy(16, 1, "budget", "deviation", 4, 1, order="hilbert_clipped", density=0.1, summary_group=64)
+FGDFS = Policy(16, 1, "budget", "mass", 4, 1, order="hilbert_clipped", density=0.1, summary_group=64)
 FG_CACHED = Policy(128, 1, "threshold", "exact_max", threshold=0.5)
 FG_CDF = Policy(128, 1, "topp", "mass", 128, 1, tau=0.9, gate_queries=0.6, gate_keys=0.6)
 SUBBLOCK = Policy(64, 64, "topk", "lse", 16, 16, density=0.25)
@@ -106,7 +106,8 @@ CASES = (
     case("dfs-paper", DFS_PAPER, density=0.35),
     case("fgdfs", FGDFS, attended=True),
     case("fgdfs", FGDFS, select="topk", attended=True, block_m=64, sub_q=8, group=32, tile_n=2, density=0.25),
-    case("fgdfs", FGDFS, select="topk", block_m=128, sub_q=16, density=0.1),
+    case("fgdfs", FGDFS, select="topk", score="deviation", block_m=128, sub_q=16, density=0.1),
+    case("fgdfs", FGDFS, score="deviation", attended=True, block_m=64, sub_q=8),
     case("fg-cached", FG_CACHED, attended=True, step=40),
     case("fg-cached", FG_CACHED, step=40, block_m=16, tile_n=4, threshold=2.5),
     case("fg-cdf", FG_CDF),
