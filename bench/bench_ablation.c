@@ -195,7 +195,7 @@ static int fill_takes(fga_context *ctx, const options *o, takes *t, char *what, 
     if (o->capture_count == 0) {
         return take_generations(ctx, o, t, what, bytes);
     }
-    snprintf(what, bytes, "%d captures", o->capture_count);
+    snprintf(what, bytes, "%d capture%s", o->capture_count, o->capture_count == 1 ? "" : "s");
     for (int i = 0; i < o->capture_count; i++) {
         if (takes_read(t, o->captures[i]) != FGA_OK) {
             return fail(ctx, o->captures[i]);
