@@ -174,8 +174,8 @@ static double default_measure(const fgv_model *model, const fgv_request *r)
 {
     enum { ENOUGH = 164 };
     const fgv_model_info m = fgv_model_describe(model);
-    double frames = (r->frames - 1) / m.vae_t + 1;
-    double tokens = frames / m.patch_t * r->height / (m.vae_s * m.patch_h) * r->width / (m.vae_s * m.patch_w);
+    int frames = (r->frames - 1) / m.vae_t + 1;
+    double tokens = (double)frames / m.patch_t * r->height / (m.vae_s * m.patch_h) * r->width / (m.vae_s * m.patch_w);
     return fmin(r->measure_fraction, ENOUGH / tokens);
 }
 

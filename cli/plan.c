@@ -30,7 +30,7 @@ static int choose_preset(fga_context *ctx, fgv_compute compute, const char **tex
     desc.dtype = strcmp(fgv_compute_name(compute), "bf16") == 0 ? FGA_BF16 : FGA_F32;
     fga_attend_plan *plan = NULL;
     fga_status status = fga_attend_plan_create(ctx, &desc, &plan);
-    if (status != FGA_OK) {
+    if (status != FGA_OK || plan == NULL) {
         return cli_fail_status(ctx, status);
     }
     *text = strcmp(fga_attend_plan_variant(plan), "amx") == 0 ? CLI_DEFAULT_ON_TILES
