@@ -29,13 +29,16 @@ static int choose_preset(fga_context *ctx, fgv_compute compute, const char **tex
     desc.head_dim = 128;
     desc.dtype = strcmp(fgv_compute_name(compute), "bf16") == 0 ? FGA_BF16 : FGA_F32;
     fga_attend_plan *plan = NULL;
+    *text = CLI_DEFAULT_PRESET;
     fga_status status = fga_attend_plan_create(ctx, &desc, &plan);
-    if (status != FGA_OK || plan == NULL) {
+    if (status != FGA_OK) {
         return cli_fail_status(ctx, status);
     }
-    *text = strcmp(fga_attend_plan_variant(plan), "amx") == 0 ? CLI_DEFAULT_ON_TILES
-            : desc.dtype == FGA_F32                           ? CLI_DEFAULT_IN_F32
-                                                              : CLI_DEFAULT_PRESET;
+    if (strcmp(fga_attend_plan_variant(plan), "amx") == 0) {
+        *text = CLI_DEFAULT_ON_TILES;
+    } else if (desc.dtype == FGA_F32) {
+        *text = CLI_DEFAULT_IN_F32;
+    }
     fga_attend_plan_destroy(&plan);
     return CLI_DONE;
 }
