@@ -22,7 +22,8 @@ static const struct preset {
     {"every query attends to every key; the reference",
      PRESET("dense", RASTER, 128, 128, MEANS(16, 16), SCORE(NONE), SELECT(ALL))},
 
-    {"ours: Hilbert order, the single keys of the largest mass over all heads for every 16 queries, summaries of the "
+    {"ours: clipped Hilbert order, the single keys of the largest mass over all heads for every 16 queries, summaries "
+     "of the "
      "rest",
      PRESET("fgdfs", HILBERT_CLIPPED, 16, 1, MEANS(4, 1), SCORE(MASS), SELECT(BUDGET), .rest = FGA_REST_REMAINDER,
             DFS_PHASES)},

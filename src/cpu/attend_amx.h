@@ -254,11 +254,11 @@ ALWAYS_INLINE void logits_many(const unit_work *w, int k_steps)
         LOGITS_QUERY(3, 5, query + 3 * next)
     }
     if (step == k_steps - 1) {
-        TILE_STORE(0, to);
-        TILE_STORE(1, to + w->apart);
-        TILE_STORE(2, to + 2 * w->apart);
+        TILE_STORE(0, to, 64);
+        TILE_STORE(1, to + w->apart, 64);
+        TILE_STORE(2, to + 2 * w->apart, 64);
         if (w->count > 3) {
-            TILE_STORE(3, to + 3 * w->apart);
+            TILE_STORE(3, to + 3 * w->apart, 64);
         }
     }
 }
@@ -280,11 +280,11 @@ ALWAYS_INLINE void logits_few(const unit_work *w, int k_steps)
         LOGITS_TWO_KEYS(2, 3, 7, query + (int64_t)k_steps * TILE_BYTES)
     }
     if (w->step == k_steps - 1) {
-        TILE_STORE(0, w->logits);
-        TILE_STORE(1, w->logits + TILE_BYTES);
+        TILE_STORE(0, w->logits, 64);
+        TILE_STORE(1, w->logits + TILE_BYTES, 64);
         if (w->count > 1) {
-            TILE_STORE(2, w->logits + w->apart);
-            TILE_STORE(3, w->logits + w->apart + TILE_BYTES);
+            TILE_STORE(2, w->logits + w->apart, 64);
+            TILE_STORE(3, w->logits + w->apart + TILE_BYTES, 64);
         }
     }
 }
@@ -394,11 +394,11 @@ ALWAYS_INLINE void outputs_many(const outputs_work *w, int count)
         OUTPUTS_WEIGHT(3, 5, weight + 3 * next)
     }
     if (w->unit == w->units - 1) {
-        TILE_STORE(0, to);
-        TILE_STORE(1, to + w->apart);
-        TILE_STORE(2, to + 2 * w->apart);
+        TILE_STORE(0, to, 64);
+        TILE_STORE(1, to + w->apart, 64);
+        TILE_STORE(2, to + 2 * w->apart, 64);
         if (count > 3) {
-            TILE_STORE(3, to + 3 * w->apart);
+            TILE_STORE(3, to + 3 * w->apart, 64);
         }
     }
 }
@@ -423,11 +423,11 @@ ALWAYS_INLINE void outputs_few(const outputs_work *w, int count)
         OUTPUTS_TWO_COLUMNS(2, 3, 7, weight + MOST_PAIRS * TILE_BYTES)
     }
     if (w->unit == w->units - 1) {
-        TILE_STORE(0, to);
-        TILE_STORE(1, to + TILE_BYTES);
+        TILE_STORE(0, to, 64);
+        TILE_STORE(1, to + TILE_BYTES, 64);
         if (count > 1) {
-            TILE_STORE(2, to + w->apart);
-            TILE_STORE(3, to + w->apart + TILE_BYTES);
+            TILE_STORE(2, to + w->apart, 64);
+            TILE_STORE(3, to + w->apart + TILE_BYTES, 64);
         }
     }
 }
@@ -623,7 +623,8 @@ static void weigh_unit(flash *f, team t, int tile, int pair, const float *logits
 
 static const char zeros[512];
 
-/* Splits the sums of the strip's groups into rows of bf16 and names those after the listed keys' rows. */
+/* Names the sums of the strip's groups, as rows of bf16, after the listed keys' rows, and for each listed key the
+ * summary of its group. */
 static void stage_sums(flash *f, strip *s)
 {
     const fga_attend_op *op = f->op;

@@ -166,8 +166,7 @@ static void product_stage(const rank_product *p, rank_keys *keys)
 
 /* ---- the product ------------------------------------------------------------------------------------------------- */
 
-#define RANK_STORE(tile, to) \
-    __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(to), "r"((int64_t)(PANEL * 4)) : "memory")
+enum { RANK_ROW = PANEL * 4 }; /* bytes of a key's dot products */
 
 /* Keys of the next chunk, fetched into the second-level cache a few lines at a time. */
 typedef struct rank_ahead {
@@ -206,7 +205,7 @@ ALWAYS_INLINE void rank_fetch(rank_ahead *a)
  * between this block's first multiplications. */
 #define RANK_CLEAR(sum, before, at) \
     if ((before) != NULL) { \
-        RANK_STORE(sum, (before) + (at)); \
+        TILE_STORE(sum, (before) + (at), RANK_ROW); \
     } \
     TILE_CLEAR(sum);
 
@@ -256,15 +255,15 @@ ALWAYS_INLINE void rank_multiply_block(int lefts, int rights, const rank_product
 
 ALWAYS_INLINE void rank_store_block(int lefts, int rights, float *z)
 {
-    RANK_STORE(0, z);
+    TILE_STORE(0, z, RANK_ROW);
     if (rights > 1) {
-        RANK_STORE(1, z + SIDE);
+        TILE_STORE(1, z + SIDE, RANK_ROW);
     }
     if (lefts > 1) {
-        RANK_STORE(2, z + RANK_DOWN);
+        TILE_STORE(2, z + RANK_DOWN, RANK_ROW);
     }
     if (lefts > 1 && rights > 1) {
-        RANK_STORE(3, z + RANK_DOWN + SIDE);
+        TILE_STORE(3, z + RANK_DOWN + SIDE, RANK_ROW);
     }
 }
 
