@@ -108,7 +108,7 @@ def restore(model, state, parts=("vae", "transformer")):
         trained.transformer.load_state_dict(
             load_file(model / "transformer" / "diffusion_pytorch_model.safetensors"))
         trained.text_encoder.load_state_dict(load_file(model / "text_encoder" / "model.safetensors"), strict=False)
-        train_dit.save(state / "dit-small.pt", train_dit.small(trained, step=0, spent=0.0, clips=0))
+        train_dit.save(state / "dit-small.pt", train_dit.small(trained, step=0, spent=0.0, clips=0, lots=0))
 
 
 def main():

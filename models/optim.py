@@ -18,10 +18,13 @@ def orthogonalise(matrices, steps=4):
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, Nesterov, orthogonalised per weight (flattened to [out, rest]); equal shapes go through in one batch."""
+    """Momentum, Nesterov, orthogonalised per weight (flattened to [out, rest]); equal shapes go through in one batch.
 
-    def __init__(self, parameters, lr=0.02, momentum=0.95, weight_decay=0.0):
-        super().__init__(parameters, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+    lr may be a tensor on the device, so that a recorded step can be given another rate.
+    """
+
+    def __init__(self, parameters, lr=0.02, momentum=0.95):
+        super().__init__(parameters, dict(lr=lr, momentum=momentum))
 
     @torch.no_grad()
     def step(self):
@@ -39,34 +42,49 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
                 updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
                 updates = orthogonalise(torch.stack([u.reshape(rows, columns) for u in updates]))
-                scale = group["lr"] * max(1.0, rows / columns) ** 0.5
-                torch._foreach_mul_(members, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(members, [u.view_as(p) for p, u in zip(members, updates)], alpha=-scale)
+                updates = updates * (-group["lr"] * max(1.0, rows / columns) ** 0.5)
+                torch._foreach_add_(members, [u.view_as(p) for p, u in zip(members, updates)])
 
 
 class Optimiser:
-    """The pair of optimisers behind one interface, with a common schedule factor."""
+    """The pair of optimisers behind one interface, with a common schedule factor.
 
-    def __init__(self, named_parameters, muon_lr, adam_lr, weight_decay=0.0, adam_names=()):
+    `set_rate` then `update`; the latter waits for nothing and may be recorded as a CUDA graph.
+    """
+
+    def __init__(self, named_parameters, muon_lr, adam_lr, adam_names=()):
         named = [(n, p) for n, p in named_parameters if p.requires_grad]
         matrix = [p for n, p in named if muon_lr > 0 and p.ndim >= 2 and min(p.shape[0], p.numel() // p.shape[0]) > 4
                   and not any(key in n for key in adam_names)]
         chosen = {id(p) for p in matrix}
         rest = [p for _, p in named if id(p) not in chosen]
-        self.parts = [Muon(matrix or [torch.zeros(1, 1)], lr=muon_lr, weight_decay=weight_decay),
-                      torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=rest[0].is_cuda)]
+        device = rest[0].device
+        rates = [torch.tensor(lr, device=device) for lr in (muon_lr, adam_lr)]
+        self.parts = [Muon(matrix or [torch.zeros(1, 1)], lr=rates[0]),
+                      torch.optim.AdamW(rest, lr=rates[1], betas=(0.9, 0.98), weight_decay=0.0, fused=device.type == "cuda",
+                                        capturable=device.type == "cuda")]
         self.base = (muon_lr, adam_lr)
         self.parameters = [p for _, p in named]
 
-    def step(self, factor=1.0, clip=1.0):
-        """One update at `factor` times the base rates; returns the gradient norm."""
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, clip)
+    def set_rate(self, factor):
+        """Make the rates `factor` times the base rates."""
         for part, lr in zip(self.parts, self.base):
             for group in part.param_groups:
-                group["lr"] = lr * factor
+                group["lr"].fill_(lr * factor)
+
+    def update(self, clip=1.0):
+        """One update from the gradients as they are; returns the gradient norm."""
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, clip)
+        for part in self.parts:
             part.step()
-            part.zero_grad(set_to_none=True)
         return norm
+
+    def step(self, factor=1.0, clip=1.0):
+        """One update at `factor` times the base rates, after which the gradients are gone."""
+        self.set_rate(factor)
+        self.update(clip)
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
 
     def state_dict(self):
         return [part.state_dict() for part in self.parts]

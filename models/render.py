@@ -130,11 +130,16 @@ def draw(scene, frames, height, width, window=None):
     return image * 2 - 1
 
 
+CELLS = 4  # cells of a token's side in which `layout` says how much the main object covers
+LAYOUT = 10 + CELLS * CELLS  # values of `layout` per token
+
+
 def layout(scene, frames, height, width):
-    """Where things are, per transformer token: [B, T*h*w, 10], for the auxiliary loss of training.
+    """Where things are, per transformer token: [B, T*h*w, LAYOUT], for the auxiliary loss of training.
 
     For each object: exp(-(distance / radius)^2), and the way to its centre (x, y) in units, zero if there is no such
-    object. Then sine and cosine of the background's phase in x and in y, zero where it has none.
+    object. Then sine and cosine of the background's phase in x and in y, zero where it has none. Then how much of each
+    of the token's 4x4 cells the main object covers.
     """
     device = scene["shape"].device
     unit = min(height, width)
@@ -155,7 +160,16 @@ def layout(scene, frames, height, width):
     for phase, has in ((px, scene["texture"] >= 1), (py, scene["texture"] >= 2)):
         angle = (phase * (2 * math.pi / CELL))[:, :, None, None].expand_as(dx)
         out += [angle.sin() * has[:, None, None, None], angle.cos() * has[:, None, None, None]]
-    return torch.stack(out, -1).flatten(1, 3)
+    cell = 16 / CELLS
+    ys = (torch.arange(grid[1] * CELLS, device=device) + 0.5)[:, None] * cell / unit
+    xs = (torch.arange(grid[2] * CELLS, device=device) + 0.5)[None, :] * cell / unit
+    x, y = (track[:, pick, None, None] for track in tracks(scene, frames, height, width))
+    radius = scene["radius"][:, None, None, None]
+    dx, dy = torch.broadcast_tensors((xs - x) / radius, (ys - y) / radius)
+    distance = signed_distance(scene["shape"][:, None, None, None], dx, dy) * radius * unit / cell
+    covered = (0.5 - distance).clamp(0, 1).unflatten(3, (grid[2], CELLS)).unflatten(2, (grid[1], CELLS))
+    covered = covered.permute(0, 1, 2, 4, 3, 5).flatten(4)  # [B, T, h, w, cells]
+    return torch.cat([torch.stack(out, -1), covered], -1).flatten(1, 3)
 
 
 def tokens(frames, height, width):

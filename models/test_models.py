@@ -57,10 +57,22 @@ def test_drawing_is_deterministic_and_windows_agree():
 
 def test_layout_points_at_the_objects():
     scene = scenes(4)
-    layout = render.layout(scene, 9, 64, 64).view(4, 3, 4, 4, 10)
+    layout = render.layout(scene, 9, 64, 64).view(4, 3, 4, 4, render.LAYOUT)
     x, _ = render.tracks(scene, 9, 64, 64)
     centre = (torch.arange(4) + 0.5) / 4
     assert torch.allclose(layout[:, 1, 0, :, 1], (x[:, 2, None] - centre).clamp(-1, 1), atol=1e-6)
+
+
+def test_layout_shows_the_main_object():
+    scene = scenes(60)
+    scene["shape2"].fill_(-1)
+    clip = render.draw(scene, 9, 128, 128)
+    empty = render.draw({**scene, "shape": torch.full_like(scene["shape"], -1)}, 9, 128, 128)
+    drawn = ((clip - empty).abs().amax(1)[:, 2] > 0.1).float()  # frame 2 is what latent frame 1 looks at
+    covered = render.layout(scene, 9, 128, 128).view(60, 3, 8, 8, render.LAYOUT)[:, 1, ..., 10:]
+    cells = covered.unflatten(-1, (4, 4)).permute(0, 1, 3, 2, 4).reshape(60, 32, 32)
+    seen = torch.nn.functional.avg_pool2d(drawn[:, None], 4)[:, 0]
+    assert (cells - seen).abs().mean() < 0.02 and (cells - seen).abs().max() < 0.8
 
 
 def test_judge_on_drawn_clips_and_shuffled_prompts():

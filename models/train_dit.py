@@ -33,13 +33,16 @@ STAGES = {
                 *((0.02, *view, 2) for view in THIN))),
     ),
     "cuda": (
-        (0.20, ((1.0, 17, 64, 64, 1024),)),
-        (0.25, ((0.10, 17, 64, 64, 1024), (0.78, 17, 128, 128, 288), *((0.04, *view, 64) for view in THIN))),
-        (0.55, ((0.05, 17, 64, 64, 1024), (0.20, 17, 128, 128, 288), (0.05, 65, 128, 128, 96), (0.55, 33, 256, 256, 48),
-                *((0.04, *view, 64) for view in THIN), (0.03, 81, 480, 832, 3))),
+        (0.10, ((1.0, 17, 64, 64, 320),)),
+        (0.20, ((0.20, 17, 64, 64, 320), (0.80, 17, 128, 128, 96))),
+        (0.70, ((0.10, 17, 64, 64, 320), (0.23, 17, 128, 128, 96), (0.02, 65, 128, 128, 32), (0.60, 33, 256, 256, 16),
+                *((0.01, *view, 24) for view in THIN), (0.02, 81, 480, 832, 1))),
     ),
 }
-POOL = {"cpu": 6_000_000, "cuda": 400_000_000}  # latent values kept per view
+OFTEN = 0.1  # views with at least this share of a stage's steps are worth compiling for
+POOL = {"cpu": 6_000_000, "cuda": 1_200_000_000}  # latent values kept per view
+CLIPS = {"cpu": 8192, "cuda": 32768}  # and clips, at most
+DRAW_EVERY = {"cpu": 8, "cuda": 32}  # steps of a view between two drawings: many small launches, so few large ones
 TAP = 2  # block whose output the auxiliary head reads
 
 
@@ -57,9 +60,6 @@ class Scenes(torch.utils.data.Dataset):
         return 1 << 30
 
 
-DRAW_EVERY = 8  # steps of a view between two drawings: drawing is many small launches, and few large ones are cheaper
-
-
 class Source:
     """Clips of one view: a pool of latents. Every few steps some are drawn anew; all are used several times."""
 
@@ -69,12 +69,14 @@ class Source:
         self.mean, self.std = wanvae.statistics(vae, device)
         grid = render.tokens(self.frames, self.height, self.width)
         kind = "cuda" if device.startswith("cuda") else "cpu"
-        self.limit = max(self.clips, min(8192, POOL[kind] // (math.prod(grid) * 64)))
-        self.fresh = max(1, round(self.clips * fresh * DRAW_EVERY))
+        self.limit = max(self.clips, min(CLIPS[kind], POOL[kind] // (math.prod(grid) * 64)))
+        self.every = DRAW_EVERY[kind]
+        self.fresh = max(1, round(self.clips * fresh * self.every))
         self.size, self.next, self.uses = 0, 0, 0
+        self.filled = torch.zeros((), device=device)  # size, for work that a graph repeats
         self.latents = torch.empty(self.limit, 16, grid[0], 2 * grid[1], 2 * grid[2], device=device)
         self.ids = torch.zeros(self.limit, text.MAX_TOKENS, dtype=torch.long, device=device)
-        self.layout = torch.zeros(self.limit, math.prod(grid), 10, device=device)
+        self.layout = torch.zeros(self.limit, math.prod(grid), render.LAYOUT, device=device)
 
     @torch.no_grad()
     def draw(self, count, scene, ids):
@@ -82,7 +84,7 @@ class Source:
         scene, ids = render.to_device({k: v[:count] for k, v in scene.items()}, self.device), ids.to(self.device)
         at_once = max(1, 60_000_000 // (self.frames * self.height * self.width))
         for first in range(0, count, at_once):
-            part = {k: v[first : first + at_once] for k, v in scene.items()}
+            part = {k: v[first : min(first + at_once, count)] for k, v in scene.items()}
             video = render.draw(part, self.frames, self.height, self.width)
             place = (torch.arange(len(video), device=self.device) + self.next) % self.limit
             self.latents[place] = (wanvae.encode(self.vae, video, self.light)[0] - self.mean) / self.std
@@ -90,49 +92,55 @@ class Source:
             self.layout[place] = render.layout(part, self.frames, self.height, self.width)
             self.size = max(self.size, min(self.limit, self.next + len(video)))
             self.next = (self.next + len(video)) % self.limit
+        self.filled.fill_(self.size)
 
-    def batch(self, generator, scene, ids):
-        """-> latents [B, 16, T, h, w], ids [B, n], layout [B, tokens, 10]. Uses of the given scenes what it needs."""
-        filling = self.size < 4 * self.clips
-        if filling or self.uses % DRAW_EVERY == 0:
-            self.draw(min(self.clips if filling else self.fresh, self.limit, len(ids)), scene, ids)
+    def prepare(self, scenes):
+        """Before every step of this view: draw what is due. Returns the number of lots of scenes taken."""
+        due = self.size < 4 * self.clips or self.uses % self.every == 0
         self.uses += 1
-        rows = torch.randint(self.size, (self.clips,), generator=generator).to(self.device)
+        if due:
+            scene, ids = next(scenes)
+            wanted = max(self.clips, self.fresh) if self.size < 4 * self.clips else self.fresh
+            self.draw(min(wanted, self.limit, len(ids)), scene, ids)
+        return int(due)
+
+    def batch(self):
+        """-> latents [B, 16, T, h, w], ids [B, n], layout [B, tokens, render.LAYOUT], drawn on the device."""
+        rows = (torch.rand(self.clips, device=self.device) * self.filled).long()
         return self.latents[rows], self.ids[rows], self.layout[rows]
 
 
 class Sharpness:
-    """Entropy of self-attention at a few queries of one block a step, to be added to the loss.
+    """Entropy of self-attention at a few queries of some clips, in every block, to be added to the loss.
 
     In a model this small and briefly trained, heads that nothing asks for stay uniform; those of the models it stands
     for are sharp.
     """
 
-    def __init__(self, blocks, weight, queries=64):
-        self.blocks, self.weight, self.queries = blocks, weight, queries
-        self.picked, self.tables, self.value = 0, None, None
+    def __init__(self, blocks, queries=64):
+        self.blocks, self.queries = blocks, queries
+        self.tables, self.rows, self.found = None, None, []
 
-    def prepare(self, generator, tables):
-        self.picked = torch.randint(self.blocks, (1,), generator=generator).item()
-        self.tables = tables
-        tokens = tables[0].shape[0]
-        self.rows = torch.randint(tokens, (self.queries,), generator=generator).to(tables[0].device)
+    def prepare(self, tables):
+        self.tables, self.found = tables, []
+        self.rows = (torch.rand(self.queries, device=tables[0].device) * tables[0].shape[0]).long()
 
     def __call__(self, index, block, x, modulation):
-        if index == self.picked:
-            self.value = wandit.entropy(block, x.detach(), modulation.detach(), *self.tables, self.rows)
+        few = -(-len(x) // self.blocks)  # all blocks of few clips cost what one block of all clips does
+        self.found.append(wandit.entropy(block, x[:few].detach(), modulation[:few].detach(), *self.tables, self.rows))
+
+    def value(self):
+        return torch.stack(self.found).mean()
 
 
-def step_loss(model, encoder, head, batch, channel_weight, tables, generator, device, aux_weight, shift=3.0):
+def step_loss(model, encoder, head, batch, channel_weight, tables, aux_weight, shift=3.0):
     """Flow-matching loss of one batch; 10 % of the prompts are emptied for classifier-free guidance."""
     latents, ids, layout = batch
-    count = latents.shape[0]
-    u = (torch.arange(count) + torch.rand(count, generator=generator)) / count  # stratified
-    sigma = (shift * u / (1 + (shift - 1) * u)).clamp(0.001, 1.0).to(device)
-    drop = (torch.rand(count, generator=generator) < 0.1).to(device)
-    empty = torch.zeros_like(ids)
-    empty[:, 0] = 1
-    ids = torch.where(drop[:, None], empty, ids)
+    count, device = latents.shape[0], latents.device
+    u = (torch.arange(count, device=device) + torch.rand(count, device=device)) / count  # stratified
+    sigma = (shift * u / (1 + (shift - 1) * u)).clamp(0.001, 1.0)
+    drop = torch.rand(count, 1, device=device) < 0.1
+    ids = torch.where(drop, (torch.arange(ids.shape[1], device=device) == 0).long(), ids)  # the end token alone
     mask = (ids != 0).long()
     noise = torch.randn_like(latents)
     s = sigma.view(-1, 1, 1, 1, 1)
@@ -140,8 +148,27 @@ def step_loss(model, encoder, head, batch, channel_weight, tables, generator, de
     flow, tapped = model((1 - s) * latents + s * noise, (sigma * 1000).floor(), context, mask, *tables)
     error = (flow.float() - (noise - latents)).square().mean((0, 2, 3, 4))
     loss = (error * channel_weight).mean()
-    aux = (head(tapped.float()) - layout).square().mean()
+    aux = (head(tapped.float()) - layout).square().mean((0, 1)).sum() / 10
     return loss + aux_weight * aux, loss.detach(), aux.detach()
+
+
+class Graph:
+    """Work without arguments, recorded once as a CUDA graph: a step is then one launch instead of some thousands."""
+
+    def __init__(self, work, pool):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):  # compilation, and what libraries set up at first use
+                work()
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, pool=pool):
+            work()
+
+    def __call__(self):
+        self.graph.replay()
 
 
 @torch.no_grad()
@@ -178,7 +205,7 @@ class Trained(torch.nn.Module):
         self.size = size
         self.transformer = wandit.build(seed, size)
         self.text_encoder = text.build_encoder(seed)
-        self.head = torch.nn.Linear(wandit.CONFIG["num_attention_heads"] * 128, 10)
+        self.head = torch.nn.Linear(wandit.CONFIG["num_attention_heads"] * 128, render.LAYOUT)
 
 
 def save(path, state):
@@ -194,13 +221,13 @@ def small(trained, **record):
 
 
 def load_small(path):
-    """A Trained from a dit-small.pt, and its record (step, spent, clips)."""
+    """A Trained from a dit-small.pt, and its record (step, spent, clips, lots of scenes drawn)."""
     kept = torch.load(path, map_location="cpu")
     trained = Trained(size=kept["size"])
     missing, unexpected = trained.load_state_dict(kept["model"], strict=False)
     if unexpected or any(not k.endswith("encoder.embed_tokens.weight") for k in missing):
         raise ValueError(f"{path}: missing {missing}, unexpected {unexpected}")
-    return trained, {k: kept[k] for k in ("step", "spent", "clips")}
+    return trained, {k: kept.get(k, 0) for k in ("step", "spent", "clips", "lots")}
 
 
 def main():
@@ -214,15 +241,16 @@ def main():
     parser.add_argument("--size", default="", help="full or small; default: full on CUDA, small on CPU")
     parser.add_argument("--stages", default="", help="stage table by name (cpu, cuda); default by device")
     parser.add_argument("--from-stage", type=int, default=0, help="leave out the stages before this one")
-    parser.add_argument("--fresh", type=float, default=0.2, help="share of new clips per step")
+    parser.add_argument("--fresh", type=float, default=0, help="share of new clips per step; 0: 0.05 on CUDA, else 0.2")
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=2e-3)
     parser.add_argument("--hold", type=float, default=0.6, help="share of the time at the full rate")
     parser.add_argument("--aux", type=float, default=0.5, help="weight of the auxiliary loss, fading out with the rate")
     parser.add_argument("--sharp", type=float, default=0.03, help="weight of the attention's entropy")
-    parser.add_argument("--workers", type=int, default=-1, help="processes that draw scenes; -1: 8 on CUDA, else 0")
+    parser.add_argument("--workers", type=int, default=-1, help="processes that draw scenes; -1: 6 on CUDA, else 0")
     parser.add_argument("--save-every", type=float, default=150, help="seconds between checkpoints")
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--no-graphs", action="store_true", help="do not record steps as CUDA graphs")
     args = parser.parse_args()
     cuda = args.device.startswith("cuda")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -230,6 +258,7 @@ def main():
     device = args.device
     stages = STAGES[args.stages or ("cuda" if cuda else "cpu")][args.from_stage :]
     ends = torch.tensor([s[0] for s in stages]).cumsum(0) / sum(s[0] for s in stages)
+    fresh = args.fresh or (0.05 if cuda else 0.2)
 
     vae, light = load_vae(args.state, device)
     tokenizer = args.state / "tokenizer"
@@ -237,7 +266,7 @@ def main():
         text.train_tokenizer(tokenizer)
     size = args.size or ("full" if cuda else "small")
     path, brief = args.state / "dit.pt", args.state / "dit-small.pt"
-    record = dict(step=0, spent=0.0, clips=0)
+    record = dict(step=0, spent=0.0, clips=0, lots=0)
     if args.start:
         trained, _ = load_small(args.start)
     elif brief.exists() and not path.exists():
@@ -247,50 +276,71 @@ def main():
     trained.to(device)
     outer = ("patch_embedding", "proj_out", "shared", "relative_attention_bias", "head.", "scale_shift_table",
              "time_embedder")
-    optimiser = optim.Optimiser(trained.named_parameters(), args.muon_lr, args.adam_lr, 0.01, outer)
-    average = optim.Average(trained, 0.998)
+    optimiser = optim.Optimiser(trained.named_parameters(), args.muon_lr, args.adam_lr, outer)
+    average = optim.Average(trained, 0.999 if cuda else 0.998)
     if path.exists():
         kept = torch.load(path, map_location=device)
         trained.load_state_dict(kept["model"])
         optimiser.load_state_dict(kept["optimiser"])
         average.values, average.count = kept["average"], kept["count"]
         record = {k: kept[k] for k in record}
-    step, spent, clips = record["step"], record["spent"], record["clips"]
+    step, spent, clips, lots = (record[k] for k in ("step", "spent", "clips", "lots"))
     warm, until = step, spent + (args.stop_after or args.minutes) * 60
 
     torch._dynamo.config.cache_size_limit = 64
     torch._dynamo.config.suppress_errors = True  # slower is better than not at all
-    # On CUDA the second shape brings a graph for all shapes; on CPU only the common views are worth compiling.
-    compiled = torch.compile(wandit.run, dynamic=None if cuda else False)
-
-    def network(*inputs):
-        rare = args.no_compile or (not cuda and share < 0.1)
-        return wandit.forward(trained.transformer, *inputs, tap=TAP, run_block=None if rare else compiled,
-                              look=sharpness if args.sharp > 0 else None)
-
+    compiled = torch.compile(wandit.run, dynamic=False)
     weight = channel_weights(vae, device)
     print("channel weights", [round(w, 2) for w in weight.tolist()], flush=True)
-    sources, tables = {}, {}
-    sharpness = Sharpness(len(trained.transformer.blocks), args.sharp)
-    largest = max(view[4] for stage in stages for view in stage[1])
-    workers = args.workers if args.workers >= 0 else 8 if cuda else 0
+    largest = max(math.ceil(view[4] * max(1, fresh * DRAW_EVERY["cuda" if cuda else "cpu"])) for stage in stages
+                  for view in stage[1])
+    workers = args.workers if args.workers >= 0 else 6 if cuda else 0
     scenes = iter(torch.utils.data.DataLoader(
-        Scenes(tokenizer, largest, args.seed), batch_size=None, sampler=range(step, 1 << 30), num_workers=workers,
-        prefetch_factor=8 if workers else None))
+        Scenes(tokenizer, largest, args.seed), batch_size=None, sampler=range(lots, 1 << 30), num_workers=workers,
+        prefetch_factor=4 if workers else None))
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
 
+    sources, works, sums = {}, {}, {}
+    fading = torch.ones((), device=device)  # the rate's factor, for the auxiliary loss
+    pool = torch.cuda.graph_pool_handle() if cuda and not args.no_graphs else None
+
+    def make_work(view, often):
+        """Everything that one step of a view does on the device, from the drawing of its batch to the update."""
+        source = sources[view]
+        tables = wandit.rope_table(trained.transformer, render.tokens(*view[:3]), device)
+        sharpness = Sharpness(len(trained.transformer.blocks)) if args.sharp > 0 else None
+        sums[view] = torch.zeros(4, device=device)  # flow, layout, entropy, steps
+
+        def network(*inputs):
+            return wandit.forward(trained.transformer, *inputs, tap=TAP, look=sharpness,
+                                  run_block=compiled if often and not args.no_compile else None)
+
+        def work():
+            for p in optimiser.parameters:
+                p.grad = None
+            if sharpness:
+                sharpness.prepare(tables)
+            with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=cuda, cache_enabled=False):
+                loss, flow, aux = step_loss(network, trained.text_encoder, trained.head, source.batch(), weight, tables,
+                                            args.aux * fading)
+                entropy = sharpness.value() if sharpness else torch.zeros_like(flow)
+                (loss + args.sharp * entropy).backward()
+            optimiser.update()
+            sums[view] += torch.stack([flow.float(), aux.float(), entropy.detach().float(), torch.ones_like(flow)])
+
+        return Graph(work, pool) if pool else work
+
     def keep():
         average.swap(trained)
-        save(brief, small(trained, step=step, spent=spent, clips=clips))
+        save(brief, small(trained, step=step, spent=spent, clips=clips, lots=lots))
         average.swap(trained)
         save(path, dict(model=trained.state_dict(), optimiser=optimiser.state_dict(), average=average.values,
-                        count=average.count, step=step, spent=spent, clips=clips))
+                        count=average.count, step=step, spent=spent, clips=clips, lots=lots))
 
-    saved = time.monotonic()
-    report = 100 if cuda else 25
+    saved = reported = time.monotonic()
+    report = 500 if cuda else 25
     total = args.minutes * 60
-    sums = {}
     while spent < min(total, until) and not stopped:
         began = time.monotonic()
         progress = spent / total
@@ -301,35 +351,29 @@ def main():
         share, *view = views[pick]
         view = tuple(view)
         if view not in sources:
-            sources[view] = Source(view, vae, light, device, args.fresh)
-            tables[view] = wandit.rope_table(trained.transformer, render.tokens(*view[:3]), device)
-        source = sources[view]
-        factor = optim.schedule(progress, step - warm, warmup=40, hold=args.hold)
-        batch = source.batch(generator, *next(scenes))
-        sharpness.prepare(generator, tables[view])
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=cuda):
-            loss, flow, aux = step_loss(network, trained.text_encoder, trained.head, batch, weight, tables[view],
-                                        generator, device, args.aux * factor)
-            if args.sharp > 0:
-                loss = loss + args.sharp * sharpness.value
-        loss.backward()
-        optimiser.step(factor)
+            sources[view] = Source(view, vae, light, device, fresh)
+        factor = optim.schedule(progress, step - warm, warmup=200 if cuda else 40, hold=args.hold)
+        lots += sources[view].prepare(scenes)
+        optimiser.set_rate(factor)
+        fading.fill_(factor)
+        if view not in works:
+            works[view] = make_work(view, share >= OFTEN)
+            if cuda:
+                print(f"step {step} {view}: ready after {time.monotonic() - began:.1f} s", flush=True)
+        works[view]()
         average.update(trained)
         step += 1
-        clips += source.clips
-        seen = [flow, aux, sharpness.value.detach() if args.sharp > 0 else torch.zeros(())]
-        before, number, seconds = sums.get(view, ([0.0, 0.0, 0.0], 0, 0.0))
-        if step % report == 0 and cuda:
-            torch.cuda.synchronize()
-        took = time.monotonic() - began
-        sums[view] = ([a + b for a, b in zip(before, seen)], number + 1, seconds + took)
+        clips += view[3]
         if step % report == 0:
-            for key, (values, n, seconds) in sums.items():
-                flow, aux, entropy = (float(v) / n for v in values)
-                print(f"step {step} min {spent / 60:.1f} clips {clips} rate {factor:.2f} {key[0]}x{key[1]}x{key[2]} n {n} "
-                      f"ms {1000 * seconds / n:.0f} flow {flow:.4f} layout {aux:.4f} entropy {entropy:.3f}", flush=True)
-            sums = {}
-        spent += min(took, 20.0)  # a pause of the process (SIGSTOP) hardly counts
+            found = {view: values.tolist() for view, values in sums.items()}  # waits for the device
+            took, reported = time.monotonic() - reported, time.monotonic()
+            print(f"step {step} min {spent / 60:.1f} clips {clips} rate {factor:.2f} ms a step {1000 * took / report:.1f}")
+            for view, (flow, aux, entropy, n) in found.items():
+                if n:
+                    print(f"    {view[0]}x{view[1]}x{view[2]} n {n:.0f} flow {flow / n:.4f} layout {aux / n:.4f} "
+                          f"entropy {entropy / n:.3f}", flush=True)
+                sums[view].zero_()
+        spent += min(time.monotonic() - began, 20.0)  # a pause of the process (SIGSTOP) hardly counts
         if time.monotonic() - saved > args.save_every:
             keep()
             saved = time.monotonic()
