@@ -156,6 +156,7 @@ class Graph:
     """Work without arguments, recorded once as a CUDA graph: a step is then one launch instead of some thousands."""
 
     def __init__(self, work, pool):
+        self.work = work  # whose tensors the graph reads
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -372,6 +373,8 @@ def main():
                 if n:
                     print(f"    {view[0]}x{view[1]}x{view[2]} n {n:.0f} flow {flow / n:.4f} layout {aux / n:.4f} "
                           f"entropy {entropy / n:.3f}", flush=True)
+                if not math.isfinite(flow):
+                    raise SystemExit(f"step {step}: the loss is not finite; the last checkpoint is kept")
                 sums[view].zero_()
         spent += min(time.monotonic() - began, 20.0)  # a pause of the process (SIGSTOP) hardly counts
         if time.monotonic() - saved > args.save_every:
