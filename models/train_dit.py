@@ -265,22 +265,21 @@ def main():
     tokenizer = args.state / "tokenizer"
     if not (tokenizer / "spiece.model").exists():
         text.train_tokenizer(tokenizer)
-    size = args.size or ("full" if cuda else "small")
     path, brief = args.state / "dit.pt", args.state / "dit-small.pt"
+    kept = torch.load(path, map_location=device) if path.exists() else None
     record = dict(step=0, spent=0.0, clips=0, lots=0)
     if args.start:
         trained, _ = load_small(args.start)
-    elif brief.exists() and not path.exists():
+    elif brief.exists() and not kept:
         trained, record = load_small(brief)
     else:
-        trained = Trained(args.seed, size)
+        trained = Trained(args.seed, kept["size"] if kept else args.size or ("full" if cuda else "small"))
     trained.to(device)
     outer = ("patch_embedding", "proj_out", "shared", "relative_attention_bias", "head.", "scale_shift_table",
              "time_embedder")
     optimiser = optim.Optimiser(trained.named_parameters(), args.muon_lr, args.adam_lr, outer)
     average = optim.Average(trained, 0.999 if cuda else 0.998)
-    if path.exists():
-        kept = torch.load(path, map_location=device)
+    if kept:
         trained.load_state_dict(kept["model"])
         optimiser.load_state_dict(kept["optimiser"])
         average.values, average.count = kept["average"], kept["count"]
@@ -336,7 +335,7 @@ def main():
         average.swap(trained)
         save(brief, small(trained, step=step, spent=spent, clips=clips, lots=lots))
         average.swap(trained)
-        save(path, dict(model=trained.state_dict(), optimiser=optimiser.state_dict(), average=average.values,
+        save(path, dict(size=trained.size, model=trained.state_dict(), optimiser=optimiser.state_dict(), average=average.values,
                         count=average.count, step=step, spent=spent, clips=clips, lots=lots))
 
     saved = reported = time.monotonic()
