@@ -73,11 +73,20 @@ class Optimiser:
                 group["lr"].fill_(lr * factor)
 
     def update(self, clip=1.0):
-        """One update from the gradients as they are; returns the gradient norm."""
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, clip)
+        """One update from the gradients, whose norm is at most `clip`; if one is not finite, as if all were zero.
+
+        Returns whether all were finite, as a tensor.
+        """
+        given = [p for p in self.parameters if p.grad is not None]
+        flat = torch.cat([p.grad.flatten() for p in given])
+        norm = flat.norm()
+        finite = torch.isfinite(norm)
+        flat = flat.nan_to_num(0.0, 0.0, 0.0) * torch.where(finite, (clip / (norm + 1e-6)).clamp(max=1.0), 0.0)
+        for p, part in zip(given, flat.split([p.numel() for p in given])):
+            p.grad = part.view_as(p)
         for part in self.parts:
             part.step()
-        return norm
+        return finite
 
     def step(self, factor=1.0, clip=1.0):
         """One update at `factor` times the base rates, after which the gradients are gone."""

@@ -310,7 +310,7 @@ def main():
         source = sources[view]
         tables = wandit.rope_table(trained.transformer, render.tokens(*view[:3]), device)
         sharpness = Sharpness(len(trained.transformer.blocks)) if args.sharp > 0 else None
-        sums[view] = torch.zeros(4, device=device)  # flow, layout, entropy, steps
+        sums[view] = torch.zeros(5, device=device)  # flow, layout, entropy, steps, steps left out
 
         def network(*inputs):
             return wandit.forward(trained.transformer, *inputs, tap=TAP, look=sharpness,
@@ -326,8 +326,9 @@ def main():
                                             args.aux * fading)
                 entropy = sharpness.value() if sharpness else torch.zeros_like(flow)
                 (loss + args.sharp * entropy).backward()
-            optimiser.update()
-            sums[view] += torch.stack([flow.float(), aux.float(), entropy.detach().float(), torch.ones_like(flow)])
+            finite = optimiser.update()
+            seen = torch.stack([flow.float(), aux.float(), entropy.detach().float(), torch.ones_like(flow)])
+            sums[view] += torch.cat([torch.where(finite, seen, 0.0), (~finite).float().view(1)])
 
         return Graph(work, pool) if pool else work
 
@@ -368,12 +369,12 @@ def main():
             found = {view: values.tolist() for view, values in sums.items()}  # waits for the device
             took, reported = time.monotonic() - reported, time.monotonic()
             print(f"step {step} min {spent / 60:.1f} clips {clips} rate {factor:.2f} ms a step {1000 * took / report:.1f}")
-            for view, (flow, aux, entropy, n) in found.items():
+            for view, (flow, aux, entropy, n, bad) in found.items():
                 if n:
                     print(f"    {view[0]}x{view[1]}x{view[2]} n {n:.0f} flow {flow / n:.4f} layout {aux / n:.4f} "
-                          f"entropy {entropy / n:.3f}", flush=True)
-                if not math.isfinite(flow):
-                    raise SystemExit(f"step {step}: the loss is not finite; the last checkpoint is kept")
+                          f"entropy {entropy / n:.3f}" + (f", {bad:.0f} left out: not finite" if bad else ""), flush=True)
+                if bad > 0.1 * report:
+                    raise SystemExit(f"step {step}: {bad:.0f} of the last {report} losses or gradients are not finite")
                 sums[view].zero_()
         spent += min(time.monotonic() - began, 20.0)  # a pause of the process (SIGSTOP) hardly counts
         if time.monotonic() - saved > args.save_every:

@@ -101,8 +101,8 @@ def entropy(block, x, modulation, cos, sin, rows):
     """Mean entropy of a block's self-attention at the queries `rows`, over the largest it could be (a number in 0..1)."""
     m = (block.scale_shift_table + modulation).unsqueeze(2).unbind(1)
     q, k = queries_keys(block.attn1, x, m, cos, sin)
-    weights = torch.softmax(q[:, :, rows] @ k.mT / math.sqrt(q.shape[-1]), -1).float()
-    return torch.special.entr(weights).sum(-1).mean() / math.log(k.shape[2])
+    logs = torch.log_softmax((q[:, :, rows] @ k.mT).float() / math.sqrt(q.shape[-1]), -1)  # finite where weights are 0
+    return -(logs.exp() * logs).sum(-1).mean() / math.log(k.shape[2])
 
 
 def run(block, x, context, bias, modulation, cos, sin):
