@@ -8,6 +8,7 @@
  * density whose realised cost is the one wanted. Rows are appended; those that are there are skipped.
  * bench/report_ablation.py makes docs/ablation.md of them.
  */
+#include "provenance.h"
 #include "takes.h"
 
 #include <math.h>
@@ -286,16 +287,19 @@ static int run_one(takes *t, const options *o, int index, int cost_index, FILE *
     return 0;
 }
 
-static int run_all(takes *t, const options *o, const char *what, FILE *csv)
+static void print_head(const takes *t, const options *o, const char *what, int argc, char **argv, FILE *csv)
 {
-    if (ftell(csv) == 0) {
-        fprintf(csv,
-                "# %s: %d calls of %lld tokens, %lld heads of %lld, %s; error and recall on %g of the queries\n"
-                "section,name,policy,target_cost,knob,cost,density,error,error_se,error_worst,recall,recall_p05,"
-                "recall_worst,score_s,attend_s\n",
-                what, t->count, (long long)t->tokens, (long long)t->heads, (long long)t->head_dim,
-                fga_dtype_name(t->dtype), o->measure);
-    }
+    fprintf(csv, "# %s: %d calls of %lld tokens, %lld heads of %lld, %s; error and recall on %g of the queries\n", what,
+            t->count, (long long)t->tokens, (long long)t->heads, (long long)t->head_dim, fga_dtype_name(t->dtype),
+            o->measure);
+    print_provenance(csv, argc, argv);
+    fputs("section,name,policy,target_cost,knob,cost,density,error,error_se,error_worst,recall,recall_p05,recall_worst,"
+          "score_s,attend_s\n",
+          csv);
+}
+
+static int run_all(takes *t, const options *o, FILE *csv)
+{
     int code = 0;
     for (int i = 0; i < VARIANTS && code == 0; i++) {
         const struct variant *v = &variants[i];
@@ -338,7 +342,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "bench_ablation: %d calls to look at, wanted 1 ... %d\n", t.count, MAX_TAKES);
         code = 1;
     }
-    code = code == 0 ? run_all(&t, &o, what, csv) : code;
+    if (code == 0 && ftell(csv) == 0) {
+        print_head(&t, &o, what, argc, argv, csv);
+    }
+    code = code == 0 ? run_all(&t, &o, csv) : code;
     if (csv != NULL && fclose(csv) != 0) {
         perror(o.csv);
         code = 1;

@@ -7,13 +7,13 @@
  * the query block along the order. Printed: measured output error, and PSNR against the dense video where it moves.
  */
 #include "fgvideo.h"
+#include "provenance.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { MAX_PROMPTS = 256, MAX_LINE = 512 };
 
@@ -138,26 +138,9 @@ static int film_one(fga_context *ctx, fgv_model *model, fgv_request request, con
 
 static void print_head(FILE *file, int argc, char **argv, const fgv_request *r)
 {
-    char date[32], machine[128] = "unknown processor", line[256];
-    time_t t = time(NULL);
-    struct tm utc;
-    strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&t, &utc));
-    FILE *cpu = fopen("/proc/cpuinfo", "r");
-    while (cpu != NULL && fgets(line, sizeof line, cpu) != NULL) {
-        if (sscanf(line, "model name : %127[^\n]", machine) == 1) {
-            break;
-        }
-    }
-    if (cpu != NULL) {
-        fclose(cpu);
-    }
-    fprintf(file, "# %s, %s, %dx%d, %d frames, %d steps; command:", date, machine, r->width, r->height, r->frames,
-            r->steps);
-    for (int i = 0; i < argc; i++) {
-        const char *base = i == 0 ? strrchr(argv[0], '/') : NULL;
-        fprintf(file, " %s", base != NULL ? base + 1 : argv[i]);
-    }
-    fprintf(file, "\nprompt,seed,mask,density_sparse,output_error,psnr_moving_db\n");
+    fprintf(file, "# %dx%d, %d frames, %d steps\n", r->width, r->height, r->frames, r->steps);
+    print_provenance(file, argc, argv);
+    fputs("prompt,seed,mask,density_sparse,output_error,psnr_moving_db\n", file);
 }
 
 /* Both lines of the verdict: on how many prompts dfs has the lower error, and the mean gain in PSNR. */

@@ -15,6 +15,7 @@
  * Rows are appended to FILE as they are ready and those that are there are skipped, so that a long run may be cut into
  * pieces; FILE.knobs keeps the calibration. bench/report_policies.py makes tables and plots of them.
  */
+#include "provenance.h"
 #include "takes.h"
 
 #include <inttypes.h>
@@ -47,6 +48,8 @@ typedef struct film {
 } film;
 
 typedef struct bench {
+    int argc;
+    char **argv;
     options o;
     fga_context *ctx;
     fgv_model *model;
@@ -243,9 +246,13 @@ static int open_table(const bench *b, const char *path, const char *names, FILE 
         return 1;
     }
     *file = fopen(path, "a");
-    if (*file == NULL || (!there && (fputs(b->head, *file) < 0 || fputs(names, *file) < 0))) {
+    if (*file == NULL || (!there && fputs(b->head, *file) < 0)) {
         perror(path);
         return 1;
+    }
+    if (!there) {
+        print_provenance(*file, b->argc, b->argv);
+        fputs(names, *file);
     }
     return 0;
 }
@@ -551,6 +558,8 @@ int main(int argc, char **argv)
                             .costs = {0.5, 0.3, 0.2, 0.1},
                             .cost_count = 4}};
     FILE *csv = NULL;
+    b.argc = argc;
+    b.argv = argv;
     int code = parse(argc, argv, &b.o);
     code = code == 0 ? prepare(&b) : code;
     code = code == 0 ? open_table(&b, b.o.csv, columns, &csv) : code;

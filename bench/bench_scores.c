@@ -8,6 +8,7 @@
  * 512 queries. All are scaled to S queries; medians over rounds are printed, ratios round by round. Time is processor
  * time, so that other programs cost little more than their share of the caches.
  */
+#include "provenance.h"
 #include "timing.h"
 
 #include "attn/attn.h"
@@ -259,25 +260,14 @@ static bool parse(int argc, char **argv, options *opt)
 
 static FILE *open_csv(const options *opt, int argc, char **argv)
 {
-    char line[256], machine[128] = "unknown", date[32];
-    time_t now = time(NULL);
-    FILE *csv = fopen(opt->csv, "w"), *cpu = fopen("/proc/cpuinfo", "r");
+    FILE *csv = fopen(opt->csv, "w");
     if (csv == NULL) {
         perror(opt->csv);
         exit(1);
     }
-    while (cpu != NULL && fgets(line, sizeof line, cpu) != NULL &&
-           sscanf(line, "model name : %127[^\n]", machine) < 1) {
-    }
-    if (cpu != NULL) {
-        fclose(cpu);
-    }
-    strftime(date, sizeof date, "%Y-%m-%d", gmtime(&now));
-    fprintf(csv, "# machine: %s, one thread\n# date: %s\n# command: bench_scores", machine, date);
-    for (int i = 1; i < argc; i++) {
-        fprintf(csv, " %s", argv[i]);
-    }
-    fprintf(csv, "\nname,policy,dtype,keys,head_dim,dense_s,score_s,refresh_s,score_of_dense,refresh_of_dense\n");
+    fputs("# one thread\n", csv);
+    print_provenance(csv, argc, argv);
+    fputs("name,policy,dtype,keys,head_dim,dense_s,score_s,refresh_s,score_of_dense,refresh_of_dense\n", csv);
     return csv;
 }
 

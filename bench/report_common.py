@@ -1,4 +1,4 @@
-"""What the report scripts share: tables with a comment line, paired bootstrap intervals, line charts as SVG."""
+"""What the report scripts share: tables that begin with comments, paired bootstrap intervals, line charts as SVG."""
 
 import csv
 import html
@@ -12,8 +12,9 @@ COLOURS = ("#c0392b", "#1f4e79", "#2e8b57", "#8e44ad", "#d68910", "#117a8b", "#7
 def read_table(path):
     """(comment, rows): the text after "# " of the first line, and one dict per complete row."""
     with open(path, encoding="utf-8") as file:
-        comment = file.readline().lstrip("# ").strip()
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+        lines = file.read().splitlines()
+    comment = lines[0].lstrip("# ").strip()
+    rows = [row for row in csv.DictReader(line for line in lines if not line.startswith("#")) if None not in row.values()]
     return comment, rows
 
 
