@@ -76,6 +76,7 @@ def main():
     parser.add_argument("--docs", type=pathlib.Path, default=pathlib.Path("docs"))
     parser.add_argument("--videos", type=pathlib.Path)
     parser.add_argument("--note", default="", help="a paragraph for the head of the page")
+    parser.add_argument("--append", type=pathlib.Path, help="text for the end of the page: what corrections.py found")
     parser.add_argument("tables", type=pathlib.Path, nargs="+")
     arguments = parser.parse_args()
     comment, rows = read_rows(arguments.tables[0])
@@ -97,6 +98,8 @@ def main():
         text += f"\n# Another clip\n\nMeasured on {longer_comment}.\n" + all_sections(longer)
     if arguments.videos:
         text += video_section(arguments.videos)
+    if arguments.append:
+        text += "\n" + arguments.append.read_text(encoding="utf-8")
     (arguments.docs / "ablation.md").write_text(text, encoding="utf-8")
 
 
