@@ -430,7 +430,8 @@ __device__ __forceinline__ void sum_up(const fga_gpu_attend &a, typename S::shar
     if constexpr (S::sums) {
         int warp = (int)threadIdx.x / 32 - 1 - S::copiers;
         if (warp >= 0) {
-            summer<T, S> s = {a, sh, warp / S::summers, warp % S::summers};
+            summer<T, S> s = {a, sh, warp};
+            s.prepare();
             for_items<S>(a, [&](int n) { s.sum_item(n); });
         }
     }
