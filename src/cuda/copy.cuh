@@ -56,7 +56,7 @@ template <typename S> struct copier {
                 break;
             }
             auto e = next;
-            if (i + 1 < rounds) { /* loaded too when it is not needed */
+            if (i + 1 < rounds && first + (i + 1) * warps < eights) {
                 next = *reinterpret_cast<const entries<turns> *>(list + (i + 1) * warps * 8);
             }
             uint32_t any = 0;

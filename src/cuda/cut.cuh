@@ -268,7 +268,8 @@ template <typename S> struct cutter {
         lane_groups g = {};
         for (int i = 0; i < groups_of_lane(); i++) {
             int count = (int)(i == 0 ? first_count : group_count(first, i));
-            int listed_count = count_keys(listed, i), live_count = count_keys(live, i);
+            int listed_count = count_keys(listed, i);
+            int live_count = sh.tables.bias != nullptr ? count_keys(live, i) : listed_count;
             g.left_out |= (uint32_t)(leads && listed_count == 0 && count > 0) << i;
             g.kept |= (uint32_t)(leads && listed_count > 0) << i;
             g.rests |= (uint32_t)(leads && listed_count > 0 && count > live_count) << i;
@@ -335,6 +336,7 @@ template <typename S> struct cutter {
         while (count > 0) {
             int n = min(count, S::keys - pending);
             reserve(n);
+#pragma unroll 1
             for (int i = threadIdx.x & 31; i < n; i += 32) {
                 sh.ring[place_of(pending + i)] = FGA_ENTRY_REST | (uint32_t)(queued + i) % S::slots;
             }

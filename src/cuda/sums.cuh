@@ -35,8 +35,8 @@ template <> __device__ __forceinline__ uint32_t minus_one_as_word<__half>()
 
 template <typename T, typename S> struct summer {
     static constexpr int channels = S::dim / S::summers, blocks = channels / 16; /* of a warp; 16 a product */
-    static constexpr int at_once =
-        blocks < 4 ? blocks : 4; /* blocks whose rows are loaded before they are multiplied */
+    /* Blocks whose rows are loaded before they are multiplied. */
+    static constexpr int at_once = blocks < 4 ? blocks : 4;
 
     /* Where in the tile a record's keys are, and how far they reach into those before and after it. Four lanes share a
      * record of the window, lane / 4 its column. */
@@ -127,10 +127,12 @@ template <typename T, typename S> struct summer {
     /* A record that is not there yet lies behind the tile. */
     __device__ __forceinline__ part part_of(int i, int recorded) const
     {
+        if (i - recorded >= 0) {
+            return {S::keys, S::keys + 1};
+        }
         const group_record &r = record(i);
         int first = r.begin() - table() * S::keys; /* it may have begun up to 256 entries ago */
         first += first < -256 ? S::ring : first >= S::ring - 256 ? -S::ring : 0;
-        first = i - recorded < 0 ? first : S::keys;
         return {first, first + r.count()};
     }
 
@@ -188,7 +190,8 @@ template <typename T, typename S> struct summer {
 #pragma unroll 1
         for (int k = begin; k < end; k += 16) {
             int low = min(max(p.first - k, 0), 16), high = min(max(p.last - k, 0), 16);
-            uint32_t bits = ((1u << high) - 1) >> low << low >> 2 * (lane() & 3), rows[at_once][4];
+            /* 2 * (lane & 3): rows are 128 bytes, and tiles begin at multiples of eight. */
+            uint32_t bits = ((1u << high) - 1) >> low << low >> (from >> 6 & 6), rows[at_once][4];
 #pragma unroll
             for (int i = 0; i < blocks; i += at_once) {
                 load_rows(rows, from, i);
@@ -220,7 +223,7 @@ template <typename T, typename S> struct summer {
     __device__ __forceinline__ void write(const part &p)
     {
         const group_record &own = record(own_record());
-        int left = own.left, slot = p.ends() && left > 0 ? own.slot : -1, odd = lane() >> 2 & 1;
+        int left = p.ends() ? own.left : 0, slot = left > 0 ? own.slot : -1, odd = lane() >> 2 & 1;
         if (__ballot_sync(0xFFFFFFFFu, slot >= 0) == 0) {
             return;
         }
