@@ -364,10 +364,10 @@ template <typename S> struct registers {
     static constexpr int start = 65536 / (128 * warpgroups * blocks) / 8 * 8;
     static constexpr int producer = !S::gathered        ? 24
                                     : S::grouped        ? 104
-                                    : S::others == 8    ? 64
+                                    : S::others == 8    ? 72
                                     : S::consumers == 1 ? 96
                                                         : 80;
-    static constexpr int summer = 64; /* where they are a warpgroup */
+    static constexpr int summer = 56; /* where they are a warpgroup */
     static constexpr int consumer = !S::gathered        ? 240
                                     : S::grouped        ? 200
                                     : S::consumers == 1 ? 160
@@ -430,7 +430,8 @@ __device__ __forceinline__ void sum_up(const fga_gpu_attend &a, typename S::shar
     if constexpr (S::sums) {
         int warp = (int)threadIdx.x / 32 - 1 - S::copiers;
         if (warp >= 0) {
-            summer<T, S> s = {a, sh, warp / S::summers, warp % S::summers};
+            summer<T, S> s = {a, sh, warp};
+            s.prepare();
             for_items<S>(a, [&](int n) { s.sum_item(n); });
         }
     }

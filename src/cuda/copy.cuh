@@ -26,9 +26,10 @@ template <typename S> struct copier {
     typename S::shared &sh;
     int warp; /* 0 ... warps - 1 */
     place<S> at = {};
-    row_sources sources = {};
-    uint32_t to[turns] = {}; /* bytes from a tile's beginning to the lane's places in its first eight rows */
-    uint32_t limit = 0;      /* entries from here on are not read */
+    const char *keys[2] = {}; /* of the item's head of K and V, the lane's 16 bytes of the first */
+    int head = 0;             /* of K and V, counted through the batch */
+    uint32_t to[turns] = {};  /* bytes from a tile's beginning to the lane's places in its first eight rows */
+    uint32_t limit = 0;       /* entries from here on are not read */
 
     __device__ __forceinline__ void prepare()
     {
@@ -40,41 +41,62 @@ template <typename S> struct copier {
         limit = chunk * 8 < a.head_dim ? FGA_ENTRY_DEAD : 0;
     }
 
-    /* One warp's share of a tile's rows of K (0) or V (1). Where K's share ended, that of V goes on. */
-    __device__ __forceinline__ void copy_rows(int tensor, const row_source &from)
+    /* One warp's share of a tile's rows of K (0) or V (1). Where K's share ended, that of V goes on. Summaries, which
+     * are few and lie elsewhere, come after the keys. */
+    __device__ __forceinline__ void copy_rows(int tensor)
     {
         int lane = threadIdx.x & 31, first = tensor == 0 ? warp : (warp + warps - eights % warps) % warps;
         const uint32_t *list = sh.ring + at.table * S::keys + first * 8 + lane / chunks * turns;
-        uint32_t rows = shared_address(sh.rows[tensor][at.stage]) + first * 1024;
-        const char *keys = from.keys + lane % chunks * 16;
+        uint32_t rows = shared_address(sh.rows[tensor][at.stage]) + first * 1024, summaries = 0;
+        uint32_t bytes = (uint32_t)(2 * (tensor == 0 ? a.k : a.v).token);
+        auto next = *reinterpret_cast<const entries<turns> *>(list);
 #pragma unroll
         for (int i = 0; i < rounds; i++) {
             if (first + i * warps >= eights) {
                 break;
             }
-            auto e = *reinterpret_cast<const entries<turns> *>(list + i * warps * 8);
-            bool summaries = false;
-            if constexpr (S::sums) {
-                uint32_t any = 0;
+            auto e = next;
+            if (i + 1 < rounds && first + (i + 1) * warps < eights) {
+                next = *reinterpret_cast<const entries<turns> *>(list + (i + 1) * warps * 8);
+            }
+            uint32_t any = 0;
 #pragma unroll
-                for (int j = 0; j < turns; j++) {
+            for (int j = 0; j < turns; j++) {
+                uint32_t to_row = rows + to[j] + i * warps * 1024;
+                const char *row = row_address(keys[tensor], e.e[j], bytes);
+                if constexpr (S::sums) {
+                    static_assert(FGA_ENTRY_MEAN == 0x80000000u, "the sign is the least that tells summaries");
+                    copy_async_16_unless_negative((int)e.e[j], to_row, row, e.e[j] < limit);
                     any |= e.e[j];
-                }
-                summaries = __ballot_sync(0xFFFFFFFFu, any >= FGA_ENTRY_MEAN) != 0;
-            }
-            if (S::sums && summaries) {
-#pragma unroll
-                for (int j = 0; j < turns; j++) {
-                    copy_async_16(rows + to[j] + i * warps * 1024, row_of(from, e.e[j]) + lane % chunks * 16,
-                                  limit != 0 && is_read(e.e[j]));
-                }
-            } else {
-#pragma unroll
-                for (int j = 0; j < turns; j++) {
-                    copy_async_16(rows + to[j] + i * warps * 1024, row_address(keys, e.e[j], from.key_bytes),
-                                  e.e[j] < limit);
+                } else {
+                    copy_async_16(to_row, row, e.e[j] < limit);
                 }
             }
+            summaries |= any >> 31 << i;
+        }
+        if constexpr (S::sums) {
+            static_assert(rounds <= 32, "a bit each");
+            for (summaries = __reduce_or_sync(0xFFFFFFFFu, summaries); summaries != 0; summaries &= summaries - 1) {
+                int i = __ffs((int)summaries) - 1;
+                copy_summaries(tensor, list + i * warps * 8, rows + i * warps * 1024);
+            }
+        }
+    }
+
+    /* Those among eight rows that are summaries, or fill up. */
+    __device__ __forceinline__ void copy_summaries(int tensor, const uint32_t *list, uint32_t rows)
+    {
+        auto e = *reinterpret_cast<const entries<turns> *>(list);
+        int column = tensor * a.row_bytes + (int)(threadIdx.x % chunks) * 16;
+        const char *means = (const char *)a.mean_rows + column, *rests = (const char *)a.rest_rows + column;
+#pragma unroll
+        for (int j = 0; j < turns; j++) {
+            bool mean = (e.e[j] & FGA_ENTRY_KIND) == FGA_ENTRY_MEAN;
+            bool read = limit != 0 && e.e[j] != FGA_ENTRY_NONE;
+            uint32_t row = (e.e[j] & ~FGA_ENTRY_KIND) + (mean ? (uint32_t)(head * a.groups) : blockIdx.x * S::slots);
+            copy_async_16_unless_negative((int)~e.e[j], rows + to[j],
+                                          row_address(mean ? means : rests, read ? row : 0, 2 * (uint32_t)a.row_bytes),
+                                          read);
         }
     }
 
@@ -108,7 +130,7 @@ template <typename S> struct copier {
         bool end = flags & TILE_END;
         wait_for_place(0, flags);
         if (!end) {
-            copy_rows(0, sources.k);
+            copy_rows(0);
         }
         barrier_arrive_after_copies(&sh.full[0][at.stage]);
         if (warp == 0) {
@@ -121,7 +143,7 @@ template <typename S> struct copier {
         }
         wait_for_place(1, flags);
         if (!end) {
-            copy_rows(1, sources.v);
+            copy_rows(1);
         }
         barrier_arrive_after_copies(&sh.full[1][at.stage]);
         at = at.next();
@@ -130,7 +152,11 @@ template <typename S> struct copier {
 
     __device__ __forceinline__ void copy_item(int n)
     {
-        sources = sources_of(a, item_of<S>(a, n), S::slots);
+        item t = item_of<S>(a, n);
+        int column = (int)(threadIdx.x % chunks) * 16;
+        head = t.b * a.kv_heads + t.kv_head;
+        keys[0] = (const char *)a.k.data + 2 * (t.b * a.k.batch + t.kv_head * a.k.head) + column;
+        keys[1] = (const char *)a.v.data + 2 * (t.b * a.v.batch + t.kv_head * a.v.head) + column;
         while (copy_tile()) {
         }
     }

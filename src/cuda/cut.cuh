@@ -70,7 +70,7 @@ template <typename S> struct cutter {
             do {
                 int i = forgotten + (int)(threadIdx.x & 31);
                 const group_record &r = sh.records[(uint32_t)i % FGA_RECORDS];
-                int last = in_ring(r.begin + r.count - 1) - first;
+                int last = in_ring(r.begin() + r.count() - 1) - first;
                 bool ends = i - recorded < 0 && last >= 0 && last < S::keys;
                 ended = __popc(__ballot_sync(0xFFFFFFFFu, ends));
                 forgotten += ended;
@@ -177,15 +177,19 @@ template <typename S> struct cutter {
         return live;
     }
 
-    /* Writes the lane's keys to the ring from `at` on. Four at a time without a branch: a lane has 32 keys, and the
-     * one with most holds up the others. */
-    __device__ __forceinline__ void write_keys(int first, uint32_t listed, int at)
+    /* Writes the lane's keys to the ring from `at` on, and no biases if tiles without any need some. Four at a time
+     * without a branch: a lane has 32 keys, and the one with most holds up the others. */
+    template <bool BIASED> __device__ __forceinline__ void write_keys(int first, uint32_t listed, int at)
     {
+        constexpr uint32_t to_bias = offsetof(typename S::shared, bias) - offsetof(typename S::shared, ring);
         uint32_t begin = shared_address(sh.ring), end = begin + 4 * S::ring, to = begin + 4 * at;
         while (__ballot_sync(0xFFFFFFFFu, listed != 0) != 0) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 store_shared_if(listed != 0, to, (uint32_t)(first + __ffs(listed) - 1));
+                if constexpr (BIASED) {
+                    store_shared_if(listed != 0, to + to_bias, 0);
+                }
                 listed &= listed - 1;
                 to = to + 4 == end ? begin : to + 4;
             }
@@ -215,7 +219,7 @@ template <typename S> struct cutter {
         if (biased) {
             write_biased_keys(first, listed, at);
         } else {
-            write_keys(first, listed, at);
+            write_keys<false>(first, listed, at);
         }
         hand_over(total);
     }
@@ -226,6 +230,7 @@ template <typename S> struct cutter {
         uint32_t left_out; /* nothing is kept of it, and it has a summary */
         uint32_t kept;     /* something is kept of it */
         uint32_t rests;    /* and something is not */
+        int listed, left;  /* of the first: keys that are kept, and that are not */
     };
 
     /* How many of the lane's i-th group's keys are in `keys`; a group of more than 32 has several lanes. */
@@ -243,10 +248,10 @@ template <typename S> struct cutter {
     }
 
     /* How many keys of the group that begins at or before `first` have sums: with those the lane's next groups have. */
-    __device__ __forceinline__ int group_count(int first, int i) const
+    __device__ __forceinline__ float group_count(int first, int i) const
     {
         int group = (first >> a.group_shift) + i;
-        return group < a.groups ? (int)sh.tables.count[group] : 0;
+        return group < a.groups ? __ldg(sh.tables.count + group) : 0.0f;
     }
 
     __device__ __forceinline__ int groups_of_lane() const
@@ -254,16 +259,22 @@ template <typename S> struct cutter {
         return a.group_shift < 5 ? 32 >> a.group_shift : 1;
     }
 
-    __device__ __forceinline__ lane_groups find_groups(int first, uint32_t listed, uint32_t live) const
+    /* first_count: of the lane's first group, asked for long before. */
+    __device__ __forceinline__ lane_groups find_groups(int first, uint32_t listed, uint32_t live,
+                                                       float first_count) const
     {
         int lane = threadIdx.x & 31, lanes = a.group_shift > 5 ? 1 << (a.group_shift - 5) : 1;
         bool leads = (lane & (lanes - 1)) == 0;
         lane_groups g = {};
         for (int i = 0; i < groups_of_lane(); i++) {
-            int count = group_count(first, i), listed_count = count_keys(listed, i), live_count = count_keys(live, i);
+            int count = (int)(i == 0 ? first_count : group_count(first, i));
+            int listed_count = count_keys(listed, i);
+            int live_count = sh.tables.bias != nullptr ? count_keys(live, i) : listed_count;
             g.left_out |= (uint32_t)(leads && listed_count == 0 && count > 0) << i;
             g.kept |= (uint32_t)(leads && listed_count > 0) << i;
             g.rests |= (uint32_t)(leads && listed_count > 0 && count > live_count) << i;
+            g.listed = i == 0 ? listed_count : g.listed;
+            g.left = i == 0 ? count - live_count : g.left;
         }
         return g;
     }
@@ -273,26 +284,27 @@ template <typename S> struct cutter {
                                                   int at, int record, int rest)
     {
         for (int i = 0; i < groups_of_lane(); i++) {
-            int listed_count = count_keys(listed, i), live_count = count_keys(live, i);
+            int listed_count = g.listed, left = g.left;
+            if (i > 0) { /* which no lane does, or all */
+                listed_count = count_keys(listed, i);
+                left = (int)group_count(first, i) - count_keys(live, i);
+            }
             if (g.kept >> i & 1) {
                 uint32_t before = i == 0 ? 0 : listed & ((1u << (i << a.group_shift)) - 1);
                 bool has_rest = g.rests >> i & 1;
-                group_record &r = sh.records[(uint32_t)record++ % FGA_RECORDS];
-                r.begin = in_ring(at + __popc(before));
-                r.count = listed_count;
-                r.group = (first >> a.group_shift) + i;
-                r.left = has_rest ? group_count(first, i) - live_count : 0;
-                r.slot = (int)((uint32_t)rest % S::slots);
+                sh.records[(uint32_t)record++ % FGA_RECORDS] = {
+                    (uint32_t)in_ring(at + __popc(before)) | (uint32_t)listed_count << 16, (first >> a.group_shift) + i,
+                    has_rest ? left : 0, (int)((uint32_t)rest % S::slots)};
                 rest += has_rest;
             }
         }
     }
 
-    __device__ __forceinline__ void scan_groups(int start, uint32_t listed)
+    __device__ __forceinline__ void scan_groups(int start, uint32_t listed, float first_count)
     {
         int first = start + 32 * (int)(threadIdx.x & 31);
         uint32_t live = sh.tables.bias != nullptr ? live_keys(first, listed) : listed;
-        lane_groups g = find_groups(first, listed, live);
+        lane_groups g = find_groups(first, listed, live, first_count);
         /* At most 1,024 entries, 128 records and 128 rests: one sum for all three. */
         int mine = (__popc(listed) + __popc(g.left_out)) | __popc(g.kept) << 12 | __popc(g.rests) << 22;
         int sum = sum_up_to_lane(mine), total = __shfl_sync(0xFFFFFFFFu, sum, 31), before = sum - mine;
@@ -308,7 +320,11 @@ template <typename S> struct cutter {
             at = in_ring(at + 1);
         }
         write_records(first, listed, live, g, at, recorded + (before >> 12 & 0x3FF), emitted + (before >> 22));
-        write_biased_keys(first, listed, at);
+        if (sh.tables.bias != nullptr) {
+            write_biased_keys(first, listed, at);
+        } else {
+            write_keys<true>(first, listed, at);
+        }
         recorded += total >> 12 & 0x3FF;
         emitted += total >> 22;
         hand_over(total & 0xFFF);
@@ -320,6 +336,7 @@ template <typename S> struct cutter {
         while (count > 0) {
             int n = min(count, S::keys - pending);
             reserve(n);
+#pragma unroll 1
             for (int i = threadIdx.x & 31; i < n; i += 32) {
                 sh.ring[place_of(pending + i)] = FGA_ENTRY_REST | (uint32_t)(queued + i) % S::slots;
             }
@@ -488,8 +505,9 @@ template <typename S> struct cutter {
             word[ahead - 1] = load_word(start + ahead * FGA_SCAN_KEYS);
             uint32_t listed = listed_keys(start, now);
             if (S::sums && summaries) {
+                float first_count = group_count(start + 32 * (int)(threadIdx.x & 31), 0);
                 put_known_rests();
-                scan_groups(start, listed);
+                scan_groups(start, listed, first_count);
             } else {
                 scan(start, listed);
             }

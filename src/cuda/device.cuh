@@ -30,6 +30,20 @@ __device__ __forceinline__ uint32_t shared_address(const void *pointer)
     return (uint32_t)__cvta_generic_to_shared(pointer);
 }
 
+__device__ __forceinline__ float reciprocal(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+__device__ __forceinline__ float log2_fast(float x)
+{
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* The lane, read anew each time: what follows from it would else be computed once and kept out of registers. */
 __device__ __forceinline__ int lane_now()
 {
@@ -46,6 +60,22 @@ __device__ __forceinline__ void store_shared_if(bool stores, uint32_t to, uint32
                  : "memory");
 }
 
+/* A word to global memory, if so. */
+__device__ __forceinline__ void store_if(bool stores, const char *to, uint32_t word)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p st.global.u32 [%0], %1;\n}\n" ::"l"(to), "r"(word),
+                 "r"((int)stores)
+                 : "memory");
+}
+
+/* x, of which the compiler knows nothing. */
+__device__ __forceinline__ int opaque(int x)
+{
+    int y;
+    asm volatile("mov.b32 %0, %1;" : "=r"(y) : "r"(x));
+    return y;
+}
+
 /* base + row * bytes in one instruction: left alone, the compiler adds up the base's parts anew for each row. */
 __device__ __forceinline__ const char *row_address(const char *base, uint32_t row, uint32_t bytes)
 {
@@ -58,6 +88,15 @@ __device__ __forceinline__ const char *row_address(const char *base, uint32_t ro
 __device__ __forceinline__ void copy_async_16(uint32_t to, const void *from, bool read)
 {
     asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(read ? 16 : 0)
+                 : "memory");
+}
+
+/* The same, or nothing. */
+__device__ __forceinline__ void copy_async_16_unless_negative(int x, uint32_t to, const void *from, bool read)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ge.s32 p, %3, 0;\n"
+                 "@p cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;\n}\n" ::"r"(to),
+                 "l"(from), "r"(read ? 16 : 0), "r"(x)
                  : "memory");
 }
 

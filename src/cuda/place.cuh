@@ -17,10 +17,20 @@ enum {
 };
 
 /* A group of which keys are kept, for those who sum them (sums.cuh). */
-struct group_record {
-    int begin, count; /* its keys: where in the ring, and how many */
+struct alignas(16) group_record {
+    uint32_t keys; /* where in the ring they begin, and from bit 16 on how many they are */
     int group;
     int left, slot; /* keys not kept; where their summary goes, when there are any */
+
+    __device__ __forceinline__ int begin() const
+    {
+        return keys & 0xFFFF;
+    }
+
+    __device__ __forceinline__ int count() const
+    {
+        return keys >> 16;
+    }
 };
 
 /* S says: stages, of K and V; tiles, of lists. */

@@ -42,7 +42,7 @@
 #define FGA_SM90_THREADS(rows, sums) ((rows)*2 + ((sums) && (rows) == 128 ? 256 : 128))
 #define FGA_SM90_SHARED(dim, rows, keys, stages, ring, sums, grouped) \
     (1024 + 2 * (dim) * ((rows) + 2 * (stages) * (keys)) + 8 * (ring) + \
-     ((sums) ? 20 * FGA_RECORDS + 4 * FGA_SM90_REST_SLOTS : 0) + ((grouped) ? (ring) : 0) + 1024)
+     ((sums) ? 16 * FGA_RECORDS + 4 * FGA_SM90_REST_SLOTS : 0) + ((grouped) ? (ring) : 0) + 1024)
 
 /* Groups with kept keys in the ring, and slots for their summaries: a scan has at most 128, of groups of 8 keys. */
 #define FGA_RECORDS 512

@@ -154,6 +154,24 @@ inline int __reduce_max_sync(uint32_t, int x)
 {
     return -__reduce_min_sync(0xFFFFFFFFu, -x);
 }
+inline uint32_t __reduce_or_sync(uint32_t, uint32_t x)
+{
+    uint32_t all[32];
+    emulated::exchange(&x, sizeof x, all);
+    for (uint32_t other : all) {
+        x |= other;
+    }
+    return x;
+}
+inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t bytes)
+{
+    uint64_t both = (uint64_t)y << 32 | x;
+    uint32_t word = 0;
+    for (int i = 0; i < 4; i++) {
+        word |= (uint32_t)(both >> (bytes >> 4 * i & 7) * 8 & 0xFF) << 8 * i;
+    }
+    return word;
+}
 inline void __syncwarp()
 {
     char x = 0, all[32];

@@ -25,6 +25,16 @@ inline float exp2_fast(float x)
     return exp2f(x);
 }
 
+inline float reciprocal(float x)
+{
+    return 1.0f / x;
+}
+
+inline float log2_fast(float x)
+{
+    return log2f(x);
+}
+
 inline uint32_t shared_address(const void *pointer)
 {
     return emulated::shared_offset(pointer);
@@ -42,6 +52,18 @@ inline void store_shared_if(bool stores, uint32_t to, uint32_t word)
     }
 }
 
+inline void store_if(bool stores, const char *to, uint32_t word)
+{
+    if (stores) {
+        std::memcpy(const_cast<char *>(to), &word, sizeof word);
+    }
+}
+
+inline int opaque(int x)
+{
+    return x;
+}
+
 inline const char *row_address(const char *base, uint32_t row, uint32_t bytes)
 {
     return base + (uint64_t)row * bytes;
@@ -50,6 +72,13 @@ inline const char *row_address(const char *base, uint32_t row, uint32_t bytes)
 inline void copy_async_16(uint32_t to, const void *from, bool read)
 {
     emulated::copy_later(emulated::shared_at(to), from, read);
+}
+
+inline void copy_async_16_unless_negative(int x, uint32_t to, const void *from, bool read)
+{
+    if (x >= 0) {
+        emulated::copy_later(emulated::shared_at(to), from, read);
+    }
 }
 
 inline void copy_async_commit()
