@@ -186,7 +186,7 @@ static void keep_topk(const fga_selector *s, const fga_head_setting *setting, in
                       const float *scores, uint64_t *bits)
 {
     int64_t tiles = fga_selector_tiles(s, row), digits[FGA_RANK_DIGITS];
-    fga_select_digits(s, free, scores, digits);
+    fga_select_digits(s, free, scores, 1, digits);
     int64_t gated = digits[FGA_RANK_GATED];
     double share = setting->density * (double)tiles;
     int64_t k = s->policy->zero_pad ? (int64_t)fmin(share, (double)tiles) : fga_min(tiles, fga_round_count(share));

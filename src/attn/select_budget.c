@@ -106,7 +106,7 @@ static void begin_row(void *arg, int64_t item, int worker)
     fga_search search = search_of(b, row);
     int64_t tiles = fga_selector_tiles(b->selector, row), digits[FGA_RANK_DIGITS];
     int64_t floor = fga_max(1, fga_round_count(0.25 * setting->density * (double)tiles));
-    fga_select_digits(b->selector, &free, search.scores, digits);
+    fga_select_digits(b->selector, &free, search.scores, 1, digits);
     int64_t kept = digits[FGA_RANK_GATED] + floor;
     r->most = fga_select_best(b->selector, &free, search.scores, digits, kept, search.bits);
     r->open = fga_search_open(&search);
@@ -115,14 +115,13 @@ static void begin_row(void *arg, int64_t item, int worker)
         return;
     }
     if (!rows_sum_to_one(b->selector->policy->score)) {
-        search.sum = r->sum = row_sum(b, row, search.scores);
+        r->sum = row_sum(b, row, search.scores);
     }
-    if (r->sum == 1) {
-        add_first_digits(r, digits, kept, histogram);
-    } else {
-        r->most = UINT32_MAX;
-        fga_search_narrow(&search, &(fga_rank_cut){0}, 0, &r->near, histogram);
+    if (r->sum != 1) {
+        r->most = fga_rank_of((float)((double)fga_score_of(r->most) / r->sum));
+        fga_select_digits(b->selector, &free, search.scores, r->sum, digits);
     }
+    add_first_digits(r, digits, kept, histogram);
 }
 
 static void narrow_row(void *arg, int64_t item, int worker)

@@ -48,11 +48,11 @@ int64_t fga_search_narrow(const fga_search *search, const fga_rank_cut *cut, int
 /* Keeps the first `ties` of the tiles in `near` that are at the cut; returns how many of them were not found. */
 int64_t fga_search_keep(const fga_search *search, const fga_rank_cut *cut, const fga_words *near, int64_t ties);
 
-/* How many tiles of `free` have each first digit. */
-void fga_select_digits(const fga_selector *selector, const fga_spans *free, const float *scores,
+/* How many tiles of `free` have each first digit, of their shares of `sum`. */
+void fga_select_digits(const fga_selector *selector, const fga_spans *free, const float *scores, double sum,
                        int64_t digits[FGA_RANK_DIGITS]);
 /* Sets the bits of the `count` best tiles of `free`, all if there are fewer; of equal ones the lower index. digits:
- * fga_select_digits of them. Returns the lowest rank that is kept, 0 where all are. */
+ * fga_select_digits of them, by their scores. Returns the lowest rank that is kept, 0 where all are. */
 uint32_t fga_select_best(const fga_selector *selector, const fga_spans *free, const float *scores,
                          const int64_t digits[FGA_RANK_DIGITS], int64_t count, uint64_t *bits);
 

@@ -13,6 +13,12 @@ static inline uint32_t fga_rank_of(float score)
     return magnitude > 0x7f800000u ? 0 : ordered;
 }
 
+/* A score of this rank, which some score must have; NaN of rank 0. */
+static inline float fga_score_of(uint32_t rank)
+{
+    return fga_bits_f32(rank >> 31 ? rank & 0x7fffffffu : ~rank);
+}
+
 /* A rank's digits, of 11, 11 and 10 bits, highest first. FGA_RANK_GATED: the first of +inf, which no other score has.
  */
 enum { FGA_RANK_ROUNDS = 3, FGA_RANK_DIGITS = 2048, FGA_RANK_GATED = 0xff800000u >> 21 };

@@ -204,10 +204,10 @@ static void alike_ref(const fga_alike_op *op)
 
 /* ---- digits and sift -------------------------------------------------------------------------------------------- */
 
-static void digits_ref(const float *score, int64_t count, int64_t counts[FGA_RANK_DIGITS])
+static void digits_ref(const float *score, int64_t count, double sum, int64_t counts[FGA_RANK_DIGITS])
 {
     for (int64_t i = 0; i < count; i++) {
-        counts[fga_rank_digit(score[i], 0)]++;
+        counts[fga_rank_digit((float)(score[i] / sum), 0)]++;
     }
 }
 

@@ -69,7 +69,7 @@ static void alike(const fga_alike_op *op)
 
 /* Neighbours often have the same digit, and one counter takes an increment only every few cycles: so each digit has a
  * few of them. */
-static void digits(const float *score, int64_t count, int64_t counts[FGA_RANK_DIGITS])
+static void digits(const float *score, int64_t count, double sum, int64_t counts[FGA_RANK_DIGITS])
 {
     enum { COUNTERS = 4, SOME = 256 /* at a time */ };
     uint32_t counter[COUNTERS][FGA_RANK_DIGITS], digit[SOME];
@@ -79,8 +79,11 @@ static void digits(const float *score, int64_t count, int64_t counts[FGA_RANK_DI
         for (int i = 0; i < SOME; i += LANES) {
             __builtin_prefetch(score + begin + i + AHEAD);
         }
-        for (int i = 0; i < n; i++) { /* the compiler's vectors */
+        for (int i = 0; i < n && sum == 1; i++) { /* the compiler's vectors, here and below */
             digit[i] = fga_rank_digit(score[begin + i], 0);
+        }
+        for (int i = 0; i < n && sum != 1; i++) {
+            digit[i] = fga_rank_digit((float)((double)score[begin + i] / sum), 0);
         }
         for (int i = 0; i < whole; i += COUNTERS) {
             for (int k = 0; k < COUNTERS; k++) {

@@ -166,8 +166,9 @@ typedef void (*fga_alike_fn)(const fga_alike_op *op);
 
 /* ---- digits and sift: tiles of a row by the ranks (base/rank.h) of their scores -------------------- */
 
-/* Adds to counts[d] how many of the scores have d as the first digit of their rank. */
-typedef void (*fga_digits_fn)(const float *score, int64_t count, int64_t counts[FGA_RANK_DIGITS]);
+/* Adds to counts[d] how many of the scores, divided by sum and rounded to f32, have d as the first digit of their rank.
+ */
+typedef void (*fga_digits_fn)(const float *score, int64_t count, double sum, int64_t counts[FGA_RANK_DIGITS]);
 
 typedef struct fga_sift_op {
     const float *score; /* [count] */

@@ -421,8 +421,9 @@ static void digits_and_sifting(void **state)
         for (int d = 0; d < FGA_RANK_DIGITS; d++) {
             got[d] = wanted[d] = d;
         }
-        ops.digits(score, count, got);
-        reference.digits(score, count, wanted);
+        double sum = round % 2 == 0 ? 1 : round % 13 == 0 ? 1e-40 : 1.3e-3 * round;
+        ops.digits(score, count, sum, got);
+        reference.digits(score, count, sum, wanted);
         assert_memory_equal(got, wanted, sizeof got);
         uint64_t words[2][2][WORDS + 1];
         memset(words, 0xa5, sizeof words);
