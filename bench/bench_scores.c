@@ -25,6 +25,7 @@ static const struct contender {
     const char *name, *policy;
     bool exact, known_lse;
 } contenders[] = {
+    {"fgdfs", "fgdfs,density=0.2", false, false},
     {"dfs", "dfs,density=0.2", false, false},
     {"dfs-second-order", "dfs,density=0.2,score=second_order", false, false},
     {"dfs-max", "dfs,density=0.2,score=max", false, false},

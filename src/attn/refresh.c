@@ -235,6 +235,7 @@ fga_status fga_refresh_run(const fga_refresh_plan *plan, const fga_refresh_call 
                                  .grid = {plan->grid[0], plan->grid[1], plan->grid[2]},
                                  .workspace = (char *)call->workspace + plan->scratch_at};
     if (needs_scores(&plan->policy)) {
+        r.selector.ops = &plan->scorer.ops;
         FGA_TRY(select_by_scores(&r));
     }
     switch (plan->policy.select) {

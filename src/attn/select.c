@@ -2,6 +2,7 @@
  */
 #include "attn/select.h"
 
+#include "attn/attn.h"
 #include "attn/refresh_gpu.h"
 #include "attn/select_rank.h"
 #include "base/context.h"
@@ -179,74 +180,18 @@ fga_row_kind fga_selector_begin(const fga_selector *s, const fga_head_setting *s
 
 /* ---- top-k ---------------------------------------------------------------------------------------- */
 
-/* Sets the bit of every tile of an interval above the cut, and of the first `ties` at it; returns the ties left. */
-static int64_t keep_above(const float *scores, int64_t first, int64_t last, uint32_t cut, int64_t ties, uint64_t *bits)
-{
-    for (int64_t begin = first, end; begin < last; begin = end) {
-        uint64_t word = 0, equal = 0;
-        end = fga_min(last, (begin / 64 + 1) * 64);
-        for (int64_t v = begin; v < end; v++) {
-            uint32_t rank = fga_rank_of(scores[v]);
-            word |= (uint64_t)(rank > cut) << (v % 64);
-            equal |= (uint64_t)(rank == cut) << (v % 64);
-        }
-        for (; equal != 0 && ties > 0; equal &= equal - 1, ties--) {
-            word |= equal & -equal;
-        }
-        bits[begin / 64] |= word;
-    }
-    return ties;
-}
-
-void fga_select_best(const fga_spans *free, const float *scores, int64_t count, uint64_t *bits)
-{
-    if (count >= count_tiles(free)) {
-        set_spans(bits, free);
-        return;
-    }
-    fga_rank_cut c = {.left = count};
-    for (int round = 0; round < FGA_RANK_ROUNDS; round++) {
-        int64_t histogram[FGA_RANK_DIGITS];
-        int shift = fga_rank_round[round].shift;
-        uint32_t digits = fga_rank_round[round].digits;
-        memset(histogram, 0, digits * sizeof *histogram);
-        for (int i = 0; i < free->count; i++) {
-            for (int64_t v = free->begin[i]; v < free->end[i]; v++) {
-                uint32_t rank = fga_rank_of(scores[v]);
-                if ((rank & c.known) == c.cut) {
-                    histogram[rank >> shift & (digits - 1)]++;
-                }
-            }
-        }
-        fga_rank_narrow(&c, round, histogram);
-    }
-    int64_t ties = c.left;
-    for (int i = 0; i < free->count; i++) {
-        ties = keep_above(scores, free->begin[i], free->end[i], c.cut, ties, bits);
-    }
-}
-
-int64_t fga_select_gated(const fga_spans *free, const float *scores)
-{
-    int64_t count = 0;
-    for (int i = 0; i < free->count; i++) {
-        for (int64_t v = free->begin[i]; v < free->end[i]; v++) {
-            count += scores[v] == INFINITY;
-        }
-    }
-    return count;
-}
-
 /* K of all tiles, of which the forced ones and at least one free one are kept. Gated tiles are the first of the best.
  */
 static void keep_topk(const fga_selector *s, const fga_head_setting *setting, int64_t row, const fga_spans *free,
                       const float *scores, uint64_t *bits)
 {
-    int64_t tiles = fga_selector_tiles(s, row), gated = fga_select_gated(free, scores);
+    int64_t tiles = fga_selector_tiles(s, row), digits[FGA_RANK_DIGITS];
+    fga_select_digits(s, free, scores, 1, digits);
+    int64_t gated = digits[FGA_RANK_GATED];
     double share = setting->density * (double)tiles;
     int64_t k = s->policy->zero_pad ? (int64_t)fmin(share, (double)tiles) : fga_min(tiles, fga_round_count(share));
     int64_t forced = tiles - (count_tiles(free) - count_out(fga_selector_out(s, row), free)) + gated;
-    fga_select_best(free, scores, gated + fga_max(1, k - forced), bits);
+    fga_select_best(s, free, scores, digits, gated + fga_max(1, k - forced), bits);
 }
 
 /* ---- top-p ---------------------------------------------------------------------------------------- */
@@ -401,15 +346,21 @@ fga_status fga_select_topk(fga_context *ctx, const fga_predict_desc *desc, const
     d.tile_n = desc->tile_n;
     d.query = desc->query;
     d.key = desc->key;
-    if (ctx != NULL && ctx->options.device == FGA_DEVICE_CUDA) {
+    if (ctx == NULL) {
+        return FGA_ERR_ARGUMENT;
+    }
+    if (ctx->options.device == FGA_DEVICE_CUDA) {
         return desc->zero_pad ? fga_context_fail(ctx, FGA_ERR_UNSUPPORTED,
                                                  "zero_pad is set, which selections on %s do not know", ctx->gpu.name)
                               : fga_select_topk_gpu(ctx, &d, scores, density, out);
     }
+    fga_ops ops;
     fga_mask *mask;
+    FGA_TRY(fga_select_ops(ctx, &ops));
     FGA_TRY(fga_mask_create(ctx, &d, FGA_MASK_BITMAP, &mask));
     const fga_policy policy = {.size = sizeof policy, .select = FGA_SELECT_TOPK, .zero_pad = desc->zero_pad};
     run r = {fga_selector_make(&policy, mask), {.density = density}, scores};
+    r.selector.ops = &ops;
     fga_parallel_for(ctx, mask->rows, select_row, &r);
     fga_mask_seal(mask);
     *out = mask;

@@ -24,6 +24,7 @@ typedef struct fga_selector {
     const uint64_t *out;      /* [batch*kv_heads][mask words] */
     const int64_t *out_tiles; /* [batch*kv_heads]: how many */
     int64_t shared;           /* query heads per key head */
+    const fga_ops *ops;       /* the caller's to set, for selections by top-k or budget */
 } fga_selector;
 
 fga_selector fga_selector_make(const fga_policy *policy, fga_mask *mask);
@@ -58,11 +59,6 @@ fga_row_kind fga_selector_begin(const fga_selector *selector, const fga_head_set
 void fga_selector_row(const fga_selector *selector, const fga_head_setting *setting, const fga_scored_row *row,
                       void *scratch);
 size_t fga_selector_scratch(const fga_policy *policy, int64_t tiles);
-
-/* Sets the bits of the `count` best tiles of `free`, all if there are fewer; of equal ones the lower index. */
-void fga_select_best(const fga_spans *free, const float *scores, int64_t count, uint64_t *bits);
-/* Tiles of `free` with a score of +inf. */
-int64_t fga_select_gated(const fga_spans *free, const float *scores);
 
 /* ---- all rows at once ----------------------------------------------------------------------------- */
 

@@ -7,13 +7,20 @@
 #include <math.h>
 #include <string.h>
 
-/* The workspace: per row its sum, tiles left to choose from, and tiles at the cut; per worker a histogram. */
+/* What is known of a row. */
+typedef struct row_state {
+    double sum;     /* scores are compared as shares of it; 1 where rows sum to 1 as they are */
+    int64_t open;   /* free tiles without a bit; 0 in rows that do not take part */
+    int64_t equal;  /* of those, at the cut; then how many of them are kept */
+    fga_words near; /* where all lie that share what is known of the cut */
+    uint32_t most;  /* no share of an open tile has a higher rank */
+} row_state;
+
+/* The workspace: per row what is known of it, per worker a histogram. */
 typedef struct budget {
     const fga_select_call *call;
     const fga_selector *selector;
-    double *sum;      /* [rows]: scores are compared as shares of it; 1 where rows sum to 1 as they are */
-    int64_t *open;    /* [rows]: free tiles without a bit; 0 in rows that do not take part */
-    int64_t *equal;   /* [rows]: of those, at the cut; then how many of them are kept */
+    row_state *rows;
     int64_t *counted; /* [threads][FGA_RANK_DIGITS] */
     int64_t first;    /* row of the batch item */
     int round;
@@ -22,8 +29,7 @@ typedef struct budget {
 
 bool fga_budget_bytes(fga_context *ctx, int64_t rows, size_t *bytes)
 {
-    return fga_size_add(bytes, rows, sizeof(double)) && fga_size_add(bytes, rows, sizeof(int64_t)) &&
-           fga_size_add(bytes, rows, sizeof(int64_t)) &&
+    return fga_size_add(bytes, rows, sizeof(row_state)) &&
            fga_size_add(bytes, fga_context_threads(ctx), FGA_RANK_DIGITS * sizeof(int64_t));
 }
 
@@ -58,99 +64,75 @@ static double row_sum(const budget *b, int64_t row, const float *scores)
     return sum > 0 ? sum : 1;
 }
 
-/* Of tiles [64 * word, 64 * word + 64): the free ones without a bit. */
-static uint64_t open_tiles(const budget *b, int64_t row, int64_t word)
+/* Its open tiles. */
+static fga_search search_of(const budget *b, int64_t row)
 {
     const fga_spans *video = &b->selector->video_only;
-    const uint64_t *out = fga_selector_out(b->selector, row);
-    int64_t first = 64 * word, begin = fga_max(video->begin[0] - first, 0), end = fga_min(video->end[0] - first, 64);
-    uint64_t inside = begin >= end ? 0 : (~(uint64_t)0 >> (64 - (end - begin))) << begin;
-    return inside & ~(fga_mask_bits(b->selector->mask, row)[word] | (out != NULL ? out[word] : 0));
+    return (fga_search){.selector = b->selector,
+                        .scores = scores_of(b, row),
+                        .sum = b->rows[row].sum,
+                        .out = fga_selector_out(b->selector, row),
+                        .bits = fga_mask_bits(b->selector->mask, row),
+                        .begin = video->begin[0],
+                        .end = video->end[0]};
 }
 
-/* The words that open tiles lie in. */
-static int64_t first_word(const budget *b)
+/* The first digits of open tiles, from those of the free ones: `kept` of the best are not open. Tiles that are out are
+ * not either, but they have digit 0, which is the last to be looked for: too many there do no harm. */
+static void add_first_digits(const row_state *r, const int64_t *digits, int64_t kept, int64_t *histogram)
 {
-    return b->selector->video_only.begin[0] / 64;
+    uint32_t at = r->most >> fga_rank_round[0].shift;
+    for (uint32_t d = at + 1; d < FGA_RANK_DIGITS; d++) {
+        kept -= digits[d];
+    }
+    for (uint32_t d = 0; d < at; d++) {
+        histogram[d] += digits[d];
+    }
+    histogram[at] += digits[at] - kept;
 }
 
-static int64_t end_word(const budget *b)
-{
-    return (b->selector->video_only.end[0] + 63) / 64;
-}
-
-/* Forced tiles and the floor. */
+/* Forced tiles, the floor, and the first digits of what is left. */
 static void begin_row(void *arg, int64_t item, int worker)
 {
-    (void)worker;
     budget *b = arg;
-    fga_mask *mask = b->selector->mask;
-    int64_t row = b->first + item;
+    int64_t row = b->first + item, *histogram = b->counted + (int64_t)worker * FGA_RANK_DIGITS;
     const fga_head_setting *setting = setting_of(b, row);
-    uint64_t *bits = fga_mask_bits(mask, row);
+    row_state *r = &b->rows[row];
     fga_spans free;
-    b->open[row] = 0;
-    if (fga_selector_begin(b->selector, setting, row, &free) != FGA_ROW_OPEN) {
+    *r = (row_state){.sum = 1};
+    if (fga_selector_begin(b->selector, setting, row, &free) != FGA_ROW_OPEN || free.count == 0) {
         return;
     }
-    const float *scores = scores_of(b, row);
-    int64_t tiles = fga_selector_tiles(b->selector, row);
+    fga_search search = search_of(b, row);
+    int64_t tiles = fga_selector_tiles(b->selector, row), digits[FGA_RANK_DIGITS];
     int64_t floor = fga_max(1, fga_round_count(0.25 * setting->density * (double)tiles));
-    fga_select_best(&free, scores, fga_select_gated(&free, scores) + floor, bits);
-    for (int64_t word = first_word(b); word < end_word(b); word++) {
-        b->open[row] += __builtin_popcountll(open_tiles(b, row, word));
+    fga_select_digits(b->selector, &free, search.scores, 1, digits);
+    int64_t kept = digits[FGA_RANK_GATED] + floor;
+    r->most = fga_select_best(b->selector, &free, search.scores, digits, kept, search.bits);
+    r->open = fga_search_open(&search);
+    r->near = fga_search_words(&search);
+    if (r->open == 0) {
+        return;
     }
-    b->sum[row] = rows_sum_to_one(b->selector->policy->score) ? 1 : row_sum(b, row, scores);
+    if (!rows_sum_to_one(b->selector->policy->score)) {
+        r->sum = row_sum(b, row, search.scores);
+    }
+    if (r->sum != 1) {
+        r->most = fga_rank_of((float)((double)fga_score_of(r->most) / r->sum));
+        fga_select_digits(b->selector, &free, search.scores, r->sum, digits);
+    }
+    add_first_digits(r, digits, kept, histogram);
 }
 
-/* Ranks of the word's tiles by their share of the row's sum; a loop that vectorises. */
-static void rank_tiles(const budget *b, int64_t row, int64_t word, uint32_t rank[64])
+static void narrow_row(void *arg, int64_t item, int worker)
 {
-    const float *scores = scores_of(b, row) + 64 * word;
-    int count = (int)fga_min(64, b->selector->mask->tiles - 64 * word);
-    double sum = b->sum[row];
-    for (int i = 0; i < count; i++) {
-        rank[i] = fga_rank_of((float)((double)scores[i] / sum));
-    }
-}
-
-static void count_row(void *arg, int64_t item, int worker)
-{
-    const budget *b = arg;
-    int64_t row = b->first + item, *histogram = b->counted + (int64_t)worker * FGA_RANK_DIGITS;
-    int shift = fga_rank_round[b->round].shift;
-    uint32_t digits = fga_rank_round[b->round].digits - 1, rank[64];
-    for (int64_t word = first_word(b); b->open[row] > 0 && word < end_word(b); word++) {
-        uint64_t open = open_tiles(b, row, word);
-        rank_tiles(b, row, word, rank);
-        for (; open != 0; open &= open - 1) {
-            uint32_t r = rank[__builtin_ctzll(open)];
-            if ((r & b->cut.known) == b->cut.cut) {
-                histogram[r >> shift & digits]++;
-            }
-        }
-    }
-}
-
-/* Keeps what is above the cut and counts what is at it. */
-static void keep_row(void *arg, int64_t item, int worker)
-{
-    (void)worker;
-    const budget *b = arg;
-    int64_t row = b->first + item;
-    uint64_t *bits = fga_mask_bits(b->selector->mask, row);
-    uint32_t rank[64];
-    b->equal[row] = 0;
-    for (int64_t word = first_word(b); b->open[row] > 0 && word < end_word(b); word++) {
-        uint64_t open = open_tiles(b, row, word), above = 0, equal = 0;
-        rank_tiles(b, row, word, rank);
-        for (uint64_t left = open; left != 0; left &= left - 1) {
-            int i = __builtin_ctzll(left);
-            above |= (uint64_t)(rank[i] > b->cut.cut) << i;
-            equal |= (uint64_t)(rank[i] == b->cut.cut) << i;
-        }
-        bits[word] |= above;
-        b->equal[row] += __builtin_popcountll(equal);
+    budget *b = arg;
+    row_state *r = &b->rows[b->first + item];
+    r->equal = 0;
+    if (r->open > 0 && r->most >= b->cut.cut) {
+        fga_search search = search_of(b, b->first + item);
+        r->equal =
+            fga_search_narrow(&search, &b->cut, b->round, &r->near, b->counted + (int64_t)worker * FGA_RANK_DIGITS);
     }
 }
 
@@ -159,19 +141,10 @@ static void keep_ties(void *arg, int64_t item, int worker)
 {
     (void)worker;
     const budget *b = arg;
-    int64_t row = b->first + item, left = b->equal[row];
-    uint64_t *bits = fga_mask_bits(b->selector->mask, row);
-    uint32_t rank[64];
-    for (int64_t word = first_word(b); left > 0 && word < end_word(b); word++) {
-        uint64_t open = open_tiles(b, row, word);
-        rank_tiles(b, row, word, rank);
-        for (; left > 0 && open != 0; open &= open - 1) {
-            int i = __builtin_ctzll(open);
-            if (rank[i] == b->cut.cut) {
-                bits[word] |= (uint64_t)1 << i;
-                left--;
-            }
-        }
+    const row_state *r = &b->rows[b->first + item];
+    if (r->equal > 0) {
+        fga_search search = search_of(b, b->first + item);
+        fga_search_keep(&search, &b->cut, &r->near, r->equal);
     }
 }
 
@@ -180,7 +153,7 @@ static void keep_open(void *arg, int64_t item, int worker)
     (void)worker;
     const budget *b = arg;
     const fga_spans *video = &b->selector->video_only;
-    if (b->open[b->first + item] > 0) {
+    if (b->rows[b->first + item].open > 0) {
         fga_bits_set(fga_mask_bits(b->selector->mask, b->first + item), video->begin[0], video->end[0]);
     }
 }
@@ -209,31 +182,34 @@ static int64_t tiles_left(const budget *b, int64_t heads)
         for (int64_t u = 0; u < mask->blocks && !setting->dense; u++) {
             bool asks = fga_spans_count(&mask->query_valid, u * m, (u + 1) * m) > 0 &&
                         fga_spans_count(&b->selector->text_queries, u * m, (u + 1) * m) == 0;
-            kept += asks ? tiles - b->open[first + u] : 0;
+            kept += asks ? tiles - b->rows[first + u].open : 0;
         }
     }
     return fga_round_count(density * (double)rows * (double)mask->live_tiles - out) - kept;
 }
 
+/* Round 0 is counted already. */
 static void spend(budget *b, int64_t left, int64_t rows)
 {
     fga_context *ctx = b->call->ctx;
     int threads = fga_context_threads(ctx);
     b->cut = (fga_rank_cut){.left = left};
     for (b->round = 0; b->round < FGA_RANK_ROUNDS; b->round++) {
-        memset(b->counted, 0, (size_t)threads * FGA_RANK_DIGITS * sizeof *b->counted);
-        fga_parallel_for(ctx, rows, count_row, b);
+        if (b->round > 0) {
+            memset(b->counted, 0, (size_t)threads * FGA_RANK_DIGITS * sizeof *b->counted);
+            fga_parallel_for(ctx, rows, narrow_row, b);
+        }
         for (int64_t i = FGA_RANK_DIGITS; i < (int64_t)threads * FGA_RANK_DIGITS; i++) {
             b->counted[i % FGA_RANK_DIGITS] += b->counted[i];
         }
         fga_rank_narrow(&b->cut, b->round, b->counted);
     }
-    fga_parallel_for(ctx, rows, keep_row, b);
+    fga_parallel_for(ctx, rows, narrow_row, b);
     int64_t ties = b->cut.left;
     for (int64_t i = 0; i < rows; i++) {
-        int64_t *equal = &b->equal[b->first + i];
-        *equal = fga_min(*equal, ties);
-        ties -= *equal;
+        row_state *r = &b->rows[b->first + i];
+        r->equal = fga_min(r->equal, ties);
+        ties -= r->equal;
     }
     fga_parallel_for(ctx, rows, keep_ties, b);
 }
@@ -243,21 +219,16 @@ void fga_select_budget(const fga_select_call *call)
     const fga_mask *mask = call->selector->mask;
     int64_t heads = mask->desc.heads, rows = heads * mask->blocks;
     size_t at = 0;
-    char *base = call->workspace;
-    budget b = {.call = call, .selector = call->selector};
-    b.sum = (double *)base;
-    fga_size_add(&at, mask->rows, sizeof *b.sum);
-    b.open = (int64_t *)(base + at);
-    fga_size_add(&at, mask->rows, sizeof *b.open);
-    b.equal = (int64_t *)(base + at);
-    fga_size_add(&at, mask->rows, sizeof *b.equal);
-    b.counted = (int64_t *)(base + at);
+    budget b = {.call = call, .selector = call->selector, .rows = call->workspace};
+    fga_size_add(&at, mask->rows, sizeof *b.rows);
+    b.counted = (int64_t *)((char *)call->workspace + at);
     for (int64_t item = 0; item < mask->desc.batch; item++) {
         b.first = item * rows;
+        memset(b.counted, 0, (size_t)fga_context_threads(call->ctx) * FGA_RANK_DIGITS * sizeof *b.counted);
         fga_parallel_for(call->ctx, rows, begin_row, &b);
         int64_t left = tiles_left(&b, heads), open = 0;
         for (int64_t i = 0; i < rows; i++) {
-            open += b.open[b.first + i];
+            open += b.rows[b.first + i].open;
         }
         if (left >= open) {
             fga_parallel_for(call->ctx, rows, keep_open, &b);

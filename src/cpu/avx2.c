@@ -28,4 +28,6 @@ void fga_overlay_avx2(fga_ops *ops)
     ops->sums = sums;
     ops->rank_rows = RANK_ROWS;
     ops->alike = alike;
+    ops->digits = digits;
+    ops->sift = sift;
 }

@@ -20,7 +20,7 @@ static inline double dot(const float *a, const float *b, int32_t n)
     return sum;
 }
 
-/* Fills in pool, rank and alike. */
+/* Fills in pool, rank, alike, digits and sift. */
 void fga_ref_scores(fga_ops *ops);
 
 #endif

@@ -1,4 +1,4 @@
-/* ref_score.c - the oracle of pool, rank and alike: the definitions of ops.h, accumulating in double. */
+/* ref_score.c - the oracle of pool, rank, alike, digits and sift: the definitions of ops.h, accumulating in double. */
 #include "base/half.h"
 #include "cpu/cpu.h"
 #include "cpu/ref.h"
@@ -202,6 +202,29 @@ static void alike_ref(const fga_alike_op *op)
     }
 }
 
+/* ---- digits and sift -------------------------------------------------------------------------------------------- */
+
+static void digits_ref(const float *score, int64_t count, double sum, int64_t counts[FGA_RANK_DIGITS])
+{
+    for (int64_t i = 0; i < count; i++) {
+        counts[fga_rank_digit((float)(score[i] / sum), 0)]++;
+    }
+}
+
+static void sift_ref(const fga_sift_op *op)
+{
+    for (int64_t v = 0; v < op->count; v += 64) {
+        uint64_t above = 0, within = 0;
+        for (int64_t i = v; i < op->count && i < v + 64; i++) {
+            uint32_t rank = fga_rank_of(op->score[i]);
+            above |= (uint64_t)(rank > op->high) << (i - v);
+            within |= (uint64_t)(rank >= op->low && rank <= op->high) << (i - v);
+        }
+        op->above[v / 64] = above;
+        op->within[v / 64] = within;
+    }
+}
+
 void fga_ref_scores(fga_ops *ops)
 {
     ops->pool = pool_ref;
@@ -211,4 +234,6 @@ void fga_ref_scores(fga_ops *ops)
     }
     ops->rank_rows = 1;
     ops->alike = alike_ref;
+    ops->digits = digits_ref;
+    ops->sift = sift_ref;
 }

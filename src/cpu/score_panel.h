@@ -1,4 +1,4 @@
-/* score_panel.h - pool and alike (ops.h) for any vector width: memory speed is all there is to gain. */
+/* score_panel.h - pool, alike, digits and sift (ops.h) for any vector width: memory speed is all there is to gain. */
 #ifndef FGA_CPU_SCORE_PANEL_H
 #define FGA_CPU_SCORE_PANEL_H
 
@@ -6,7 +6,10 @@
 
 #include <math.h>
 
-enum { POOL_MAX_DIM = 256 };
+enum {
+    POOL_MAX_DIM = 256,
+    AHEAD = 1024 /* scores that are fetched before they are needed: all rows of a head lie in memory */
+};
 
 static void pool(const fga_pool_op *op)
 {
@@ -59,6 +62,61 @@ static void alike(const fga_alike_op *op)
             float norms = centre * sqrtf(at.square);
             op->cosine[i] = norms == 0.0f ? 0.0f : at.product / norms;
         }
+    }
+}
+
+/* ---- by rank: rows of hundreds to thousands of scores ---------------------------------------- */
+
+/* Neighbours often have the same digit, and one counter takes an increment only every few cycles: so each digit has a
+ * few of them. */
+static void digits(const float *score, int64_t count, double sum, int64_t counts[FGA_RANK_DIGITS])
+{
+    enum { COUNTERS = 4, SOME = 256 /* at a time */ };
+    uint32_t counter[COUNTERS][FGA_RANK_DIGITS], digit[SOME];
+    memset(counter, 0, sizeof counter);
+    for (int64_t begin = 0; begin < count; begin += SOME) {
+        int n = count - begin < SOME ? (int)(count - begin) : SOME, whole = n - n % COUNTERS;
+        for (int i = 0; i < SOME; i += LANES) {
+            __builtin_prefetch(score + begin + i + AHEAD);
+        }
+        for (int i = 0; i < n && sum == 1; i++) { /* the compiler's vectors, here and below */
+            digit[i] = fga_rank_digit(score[begin + i], 0);
+        }
+        for (int i = 0; i < n && sum != 1; i++) {
+            digit[i] = fga_rank_digit((float)((double)score[begin + i] / sum), 0);
+        }
+        for (int i = 0; i < whole; i += COUNTERS) {
+            for (int k = 0; k < COUNTERS; k++) {
+                counter[k][digit[i + k]]++;
+            }
+        }
+        for (int i = whole; i < n; i++) {
+            counter[0][digit[i]]++;
+        }
+    }
+    for (int d = 0; d < FGA_RANK_DIGITS; d++) {
+        counts[d] += (int64_t)counter[0][d] + counter[1][d] + counter[2][d] + counter[3][d];
+    }
+}
+
+static void sift(const fga_sift_op *op)
+{
+    vec low = vec_set_rank(op->low), high = vec_set_rank(op->high);
+    int64_t whole = op->count / 64 * 64;
+    for (int64_t v = 0; v < op->count; v += 64) {
+        uint64_t above = 0, below = 0;
+        int n = v < whole ? 64 : (int)(op->count - whole);
+        for (int i = 0; i < n; i += LANES) {
+            vec x = v < whole ? vec_load(op->score + v + i)
+                              : vec_load_first(op->score + v + i, n - i < LANES ? n - i : LANES);
+            __builtin_prefetch(op->score + v + i + AHEAD);
+            vec rank = vec_rank(x);
+            above |= (uint64_t)vec_rank_above(rank, high) << i;
+            below |= (uint64_t)vec_rank_above(low, rank) << i;
+        }
+        uint64_t here = ~(uint64_t)0 >> (64 - n);
+        op->above[v / 64] = above & here;
+        op->within[v / 64] = ~(above | below) & here;
     }
 }
 

@@ -91,6 +91,29 @@ static inline vec vec_choose_above(vec a, vec b, vec x, vec y)
     return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GT_OQ));
 }
 
+/* Lanes as signed integers in the order of fga_rank_of: each is the rank with its highest bit turned over. */
+static inline vec vec_rank(vec x)
+{
+    __m256i bits = _mm256_castps_si256(x), magnitude = _mm256_set1_epi32(0x7fffffff);
+    __m256i rank = _mm256_xor_si256(bits, _mm256_and_si256(_mm256_srai_epi32(bits, 31), magnitude));
+    __m256i zero = _mm256_cmpeq_epi32(_mm256_and_si256(bits, magnitude), _mm256_setzero_si256());
+    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    rank = _mm256_andnot_si256(zero, rank);
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(rank, _mm256_set1_epi32(INT32_MIN), nan));
+}
+
+static inline vec vec_set_rank(uint32_t rank)
+{
+    return _mm256_castsi256_ps(_mm256_set1_epi32((int32_t)(rank ^ 0x80000000u)));
+}
+
+/* Bit i: rank a is above b in lane i. */
+static inline uint32_t vec_rank_above(vec a, vec b)
+{
+    __m256i above = _mm256_cmpgt_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b));
+    return (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(above));
+}
+
 static inline __m256i vec_first(int n)
 {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

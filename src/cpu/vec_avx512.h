@@ -90,6 +90,27 @@ static inline vec vec_choose_above(vec a, vec b, vec x, vec y)
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), y, x);
 }
 
+/* Lanes as signed integers in the order of fga_rank_of: each is the rank with its highest bit turned over. */
+static inline vec vec_rank(vec x)
+{
+    __m512i bits = _mm512_castps_si512(x), magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i turned = _mm512_and_si512(_mm512_srai_epi32(bits, 31), magnitude);
+    __m512i rank = _mm512_maskz_xor_epi32(_mm512_test_epi32_mask(bits, magnitude), bits, turned);
+    __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(rank, nan, _mm512_set1_epi32(INT32_MIN)));
+}
+
+static inline vec vec_set_rank(uint32_t rank)
+{
+    return _mm512_castsi512_ps(_mm512_set1_epi32((int32_t)(rank ^ 0x80000000u)));
+}
+
+/* Bit i: rank a is above b in lane i. */
+static inline uint32_t vec_rank_above(vec a, vec b)
+{
+    return _mm512_cmpgt_epi32_mask(_mm512_castps_si512(a), _mm512_castps_si512(b));
+}
+
 /* The first n <= LANES lanes only; the others are 0 when loaded and left alone in memory when stored. */
 static inline vec vec_load_first(const float *x, int n)
 {

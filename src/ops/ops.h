@@ -6,7 +6,7 @@
 #ifndef FGA_OPS_OPS_H
 #define FGA_OPS_OPS_H
 
-#include "fgattn.h"
+#include "base/rank.h"
 
 /* ---- attend: one query block of one head over its kept keys -------------------------------------------------- */
 
@@ -164,6 +164,22 @@ typedef struct fga_alike_op {
 
 typedef void (*fga_alike_fn)(const fga_alike_op *op);
 
+/* ---- digits and sift: tiles of a row by the ranks (base/rank.h) of their scores -------------------- */
+
+/* Adds to counts[d] how many of the scores, divided by sum and rounded to f32, have d as the first digit of their rank.
+ */
+typedef void (*fga_digits_fn)(const float *score, int64_t count, double sum, int64_t counts[FGA_RANK_DIGITS]);
+
+typedef struct fga_sift_op {
+    const float *score; /* [count] */
+    int64_t count;
+    uint32_t low, high; /* ranks */
+    uint64_t *above;    /* bit v % 64 of above[v / 64]: the rank of score[v] is above high; 0 where no tile is */
+    uint64_t *within;   /* likewise: at least low and at most high */
+} fga_sift_op;
+
+typedef void (*fga_sift_fn)(const fga_sift_op *op);
+
 /* ---- the table ------------------------------------------------------------------------------------------------- */
 
 typedef struct fga_ops {
@@ -181,6 +197,8 @@ typedef struct fga_ops {
     fga_rank_scratch_fn rank_scratch[3];
     int32_t rank_rows; /* rows that one rank call likes to have, of however many blocks */
     fga_alike_fn alike;
+    fga_digits_fn digits;
+    fga_sift_fn sift;
 } fga_ops;
 
 /* Fills the table with ref and overlays every tier up to `name` (NULL: the best this machine runs). FGA_ERR_ARGUMENT

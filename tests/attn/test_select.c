@@ -191,7 +191,8 @@ static void keep_by_hash(void *user, const fga_score_row *row, uint8_t *keep)
     }
 }
 
-/* Few different values, zeros of both signs, and now and then a gate or a NaN. */
+/* Few different values, zeros of both signs, and now and then a gate or a NaN. Mode 4: many that differ in their last
+ * bits alone, of blocks far apart, with a NaN in each row: no sum to take shares of. */
 static void score_by_hash(void *user, const fga_score_row *row, float *scores)
 {
     int mode = *(const int *)user;
@@ -204,6 +205,10 @@ static void score_by_hash(void *user, const fga_score_row *row, float *scores)
         }
         if (mode == 3 && n > 7) {
             scores[v] = NAN;
+        }
+        if (mode == 4) {
+            uint32_t last = (uint32_t)naive_next(&random) & (n < 5 ? 3 : 0x3fffff);
+            scores[v] = v == row->tiles / 2 ? NAN : fga_bits_f32(0x38000000u + 0x1000000u * (row->block % 4) + last);
         }
     }
 }
@@ -343,17 +348,40 @@ static void ties_and_gates_equal_their_transcription(void **state)
     fga_context *ctx = naive_context(3, NULL);
     naive_random random = {62};
     for (size_t i = 0; i < sizeof selects / sizeof selects[0]; i++) {
-        for (int round = 0; round < 12; round++) {
+        for (int round = 0; round < 15; round++) {
             static const char *const shapes[] = {"block_m=16,tile_n=1,", "block_m=32,tile_n=8,",
                                                  "block_m=64,tile_n=64,neighbours=2,"};
             char text[256];
-            int mode = round % 4;
+            int mode = round % 5;
             snprintf(text, sizeof text, "dfs,%s%s", shapes[round % 3], selects[i]);
             fga_policy policy = parse(text);
             policy.score = FGA_SCORE_CUSTOM;
             policy.custom = score_by_hash;
             policy.custom_user = &mode;
             check(ctx, &random, &policy, 7, NULL);
+        }
+    }
+    fga_context_destroy(&ctx);
+}
+
+/* More tiles than one call of the kernel sifts, so that the words that are left to search begin and end anywhere. */
+static void long_rows_equal_their_transcription(void **state)
+{
+    (void)state;
+    static const char *const settings[] = {"select=topk,density=0.31", "select=budget,density=0.01",
+                                           "select=budget,density=0.3", "select=budget,density=0.8"};
+    static const int64_t grid[3] = {4, 16, 19};
+    fga_context *ctx = naive_context(3, NULL);
+    naive_random random = {66};
+    for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
+        for (int mode = 0; mode < 5; mode++) {
+            char text[256];
+            snprintf(text, sizeof text, "dfs,block_m=192,tile_n=1,%s", settings[i]);
+            fga_policy policy = parse(text);
+            policy.score = FGA_SCORE_CUSTOM;
+            policy.custom = score_by_hash;
+            policy.custom_user = &mode;
+            check(ctx, &random, &policy, 0, grid);
         }
     }
     fga_context_destroy(&ctx);
@@ -454,9 +482,13 @@ static void known_cases(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(presets_equal_their_transcription),        cmocka_unit_test(places_equal_their_transcription),
-        cmocka_unit_test(ties_and_gates_equal_their_transcription), cmocka_unit_test(custom_functions_are_asked),
-        cmocka_unit_test(again_and_threads_change_nothing),         cmocka_unit_test(known_cases),
+        cmocka_unit_test(presets_equal_their_transcription),
+        cmocka_unit_test(places_equal_their_transcription),
+        cmocka_unit_test(ties_and_gates_equal_their_transcription),
+        cmocka_unit_test(long_rows_equal_their_transcription),
+        cmocka_unit_test(custom_functions_are_asked),
+        cmocka_unit_test(again_and_threads_change_nothing),
+        cmocka_unit_test(known_cases),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
-/* check_scores.c - rank, pool's companion alike, and their scratch, of every tier against the double-precision
- * reference: all kinds, ragged tiles and groups, keys that are out, blocks without rows, odd strides, 16-bit keys, and
- * keys beside memory that cannot be read.
+/* check_scores.c - rank, pool's companion alike, digits and sift, and their scratch, of every tier against the
+ * double-precision reference: all kinds, ragged tiles and groups, keys that are out, blocks without rows, odd strides,
+ * 16-bit keys, and keys beside memory that cannot be read.
  */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "base/cpu.h"
@@ -385,6 +385,67 @@ static void likeness_and_distance(void **state)
     }
 }
 
+/* Any word at all, or one of few values, or zeros, infinities, NaNs and their neighbours of both signs. */
+static float any_score(uint64_t *random, int kind)
+{
+    static const uint32_t edges[] = {0,          1,          0x7fffff,   0x800000,  0x7f7fffff,
+                                     0x7f800000, 0x7f800001, 0x7fc00000, 0x7fffffff};
+    uint32_t word = (uint32_t)next(random);
+    if (kind == 1) {
+        word = 0x3a000000u + (word & 3) * 0x200000u;
+    } else if (kind == 2) {
+        word = (word & 0x80000000u) | edges[between(random, 0, 8)];
+    }
+    float score;
+    memcpy(&score, &word, sizeof score);
+    return score;
+}
+
+/* Bit for bit: integers leave no room. The scores end where memory does. */
+static void digits_and_sifting(void **state)
+{
+    (void)state;
+    enum { MOST = 700, WORDS = (MOST + 63) / 64 };
+    uint64_t random = 4;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    char *memory = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(memory != MAP_FAILED && page >= MOST * sizeof(float));
+    assert_int_equal(mprotect(memory + page, page, PROT_NONE), 0);
+    for (int round = 0; round < 600; round++) {
+        int64_t count = between(&random, 0, round % 2 == 0 ? 130 : MOST);
+        float *score = (float *)(void *)(memory + page) - count;
+        for (int64_t i = 0; i < count; i++) {
+            score[i] = any_score(&random, round % 3);
+        }
+        int64_t got[FGA_RANK_DIGITS], wanted[FGA_RANK_DIGITS];
+        for (int d = 0; d < FGA_RANK_DIGITS; d++) {
+            got[d] = wanted[d] = d;
+        }
+        double sum = round % 2 == 0 ? 1 : round % 13 == 0 ? 1e-40 : 1.3e-3 * round;
+        ops.digits(score, count, sum, got);
+        reference.digits(score, count, sum, wanted);
+        assert_memory_equal(got, wanted, sizeof got);
+        uint64_t words[2][2][WORDS + 1];
+        memset(words, 0xa5, sizeof words);
+        uint32_t a = count > 0 && round % 5 > 0 ? fga_rank_of(score[count / 2]) : (uint32_t)next(&random);
+        uint32_t b = round % 4 == 0 ? a : round % 4 == 1 ? a | 0x1fffff : (uint32_t)next(&random);
+        fga_sift_op op = {.score = score, .count = count, .low = a < b ? a : b, .high = a < b ? b : a};
+        op.low = round % 7 == 0 ? 0 : op.low;
+        op.high = round % 11 == 0 ? UINT32_MAX : op.high;
+        op.above = words[0][0], op.within = words[0][1];
+        ops.sift(&op);
+        op.above = words[1][0], op.within = words[1][1];
+        reference.sift(&op);
+        assert_memory_equal(words[0], words[1], sizeof words[0]);
+        for (int64_t i = 0; i < count; i++) {
+            uint32_t rank = fga_rank_of(score[i]);
+            assert_int_equal(op.above[i / 64] >> (i % 64) & 1, rank > op.high);
+            assert_int_equal(op.within[i / 64] >> (i % 64) & 1, rank >= op.low && rank <= op.high);
+        }
+    }
+    munmap(memory, 2 * page);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -392,6 +453,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(nothing_else_is_read),
         cmocka_unit_test(far_apart),
         cmocka_unit_test(likeness_and_distance),
+        cmocka_unit_test(digits_and_sifting),
     };
     int failed = 0;
     fga_overlay_ref(&reference);
