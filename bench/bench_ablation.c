@@ -87,6 +87,12 @@ static const struct variant {
     {"best possible M = 64", "N = 16", "dfs,block_m=64,tile_n=16,score=exact_mass", 0.2},
     {"best possible M = 64", "N = 8", "dfs,block_m=64,tile_n=8,score=exact_mass", 0.2},
     {"best possible M = 64", "N = 1", "dfs,block_m=64,tile_n=1,score=exact_mass", 0.2},
+
+    /* What dfs errs on average over its three densities, and at which density fgdfs on AMX tiles errs as much. */
+    {"equal error", "dfs, first phase", "dfs", 0.3},
+    {"equal error", "dfs, second phase", "dfs", 0.2},
+    {"equal error", "dfs, third phase", "dfs", 0.1},
+    {"equal error", "fgdfs, 64 queries a block", "fgdfs,block_m=64,sub_q=8,score=deviation", 0.06},
 };
 
 enum { VARIANTS = sizeof variants / sizeof variants[0] };

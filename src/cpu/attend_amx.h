@@ -16,6 +16,14 @@
 #include "cpu/sum_bf16.h"
 #include "cpu/tile_amx.h"
 
+/* Rows of a summary's values: a unit is 32 rows of keys as of values, so fewer of the latter would spare nothing. */
+static inline int parts_of_sum(float keys, float remaining)
+{
+    (void)keys;
+    (void)remaining;
+    return WORD;
+}
+
 #include "cpu/groups.h"
 #include "ops/ops.h"
 
@@ -629,7 +637,7 @@ static void stage_sums(flash *f, strip *s)
 {
     const fga_attend_op *op = f->op;
     char *row = f->scratch + f->at.sums;
-    int32_t dim = op->head_dim;
+    int64_t apart = (int64_t)f->at.row_bytes;
     int k = s->has.listed, v = s->has.listed + s->has.listed % 2;
     s->value[s->has.listed] = zeros;
     for (int i = 0; i < s->has.groups; i++) {
@@ -638,20 +646,11 @@ static void stage_sums(flash *f, strip *s)
             s->less[key] = (int16_t)(g->remaining > 0 ? k : MOST_ROWS);
         }
         if (g->remaining > 0) {
-            uint16_t *made[2 * WORD];
-            const uint16_t *sum[2 * WORD];
-            for (int e = 0; e < 2 * WORD; e++) {
-                made[e] = (uint16_t *)(row + (size_t)e * f->at.row_bytes);
-            }
-            find_sum(op, SUM_OF_KEYS, g->index, 0, dim, made, sum);
-            find_sum(op, SUM_OF_VALUES, g->index, 0, dim, made + WORD, sum + WORD);
-            for (int e = 0; e < WORD; e++) {
-                s->key[k + e] = (const char *)sum[e];
-                s->value[v + e] = (const char *)sum[WORD + e];
-            }
+            name_sum(op, SUM_OF_KEYS, g->index, WORD, row, apart, s->key + k);
+            name_sum(op, SUM_OF_VALUES, g->index, WORD, row + WORD * apart, apart, s->value + v);
             s->bias[k] = op->summaries->sum_bias[g->index] * LOG2_E;
             s->bias[k + 1] = 0.0f;
-            row += (size_t)(2 * WORD) * f->at.row_bytes;
+            row += 2 * WORD * apart;
             k += WORD;
             v += WORD;
         }
@@ -666,7 +665,7 @@ static bool find_strip(flash *f, strip *s)
     int most = f->at.q_tiles > 1 ? STRIP : SHORT_STRIP;
     s->first = f->cursor.key == 0 && f->cursor.group == 0;
     s->plain = op->bias == NULL;
-    s->has.listed = s->has.summaries = s->has.groups = s->has.keys = 0;
+    s->has.listed = s->has.groups = s->has.keys = s->has.values = 0;
     if (op->summaries != NULL) {
         take_groups(op, &f->cursor, most, &s->has);
     } else {
@@ -782,7 +781,7 @@ static vec weigh_summaries(flash *f, int q_tile, float *logits)
 static vec weigh_mixed(const flash *f, const patch *p, int pair, vec m)
 {
     const strip *s = f->now;
-    int listed = part_count(s->has.listed, 2), pairs = listed + s->has.summaries;
+    int listed = part_count(s->has.listed, 2), pairs = listed + (s->has.keys - s->has.listed) / WORD;
     __m512i z[16];
     vec total = vec_set(0);
     for (int i = 0; i < 16; i++) {

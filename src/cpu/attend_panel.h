@@ -177,22 +177,31 @@ static void weigh_keys(const query_vec *l, int count, vec m)
     vec_store(l->sum, total);
 }
 
-/* Weights of f32 to words; nothing to do where a word is an f32. A summary's value words hold WORD parts of the sum,
- * all with the one weight. */
+/* The weight of a row of values; all parts of a summary have the one weight. */
+ALWAYS_INLINE vec row_weight(const query_vec *l, const strip *s, int row)
+{
+    if (row >= s->has.values) {
+        return vec_set(0.0f);
+    }
+    return vec_load(l->logits + (row < s->has.listed ? row : s->weight_row[row]) * PANEL);
+}
+
+/* Weights of f32 to words; nothing to do where a word is an f32. No word overtakes the weights that are still to come.
+ */
 static void pack_weights(const query_vec *l, const strip *s)
 {
     int word = 0;
-    for (int first = 0; first < s->has.listed; first += WORD, word++) {
+    for (; (word + 1) * WORD <= s->has.listed; word++) {
         vec weight[WORD];
         for (int e = 0; e < WORD; e++) {
-            weight[e] = first + e < s->has.listed ? vec_load(l->logits + (first + e) * PANEL) : vec_set(0.0f);
+            weight[e] = vec_load(l->logits + (word * WORD + e) * PANEL);
         }
         store_weights(l->logits + word * PANEL, weight);
     }
-    for (int i = 0; i < s->has.summaries; i++, word++) {
+    for (; word < s->words; word++) {
         vec weight[WORD];
         for (int e = 0; e < WORD; e++) {
-            weight[e] = vec_load(l->logits + (s->has.listed + i * WORD) * PANEL);
+            weight[e] = row_weight(l, s, word * WORD + e);
         }
         store_weights(l->logits + word * PANEL, weight);
     }
@@ -257,7 +266,7 @@ ALWAYS_INLINE void weigh_panel(int vecs, const block *b, int panel, const strip 
     float *logits = panel_logits(b, panel);
     vec max[2] = {vec_set(-INFINITY), vec_set(-INFINITY)}, ignored[2] = {max[0], max[1]};
     logit_tiles(vecs, b->op, s, 0, s->has.listed, query, logits, max, next);
-    if (s->has.summaries > 0) {
+    if (s->has.keys > s->has.listed) {
         logit_tiles(vecs, b->op, s, s->has.listed, s->has.keys, query, logits, ignored, &nothing);
     }
     for (int v = 0; v < vecs; v++) {

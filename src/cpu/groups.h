@@ -1,8 +1,9 @@
 /* groups.h - whole groups of keys with the summaries of what is not kept of them: how they are taken into strips, and
  * their logits and weights.
  *
- * The includer brings a vec_*.h and WORD, the rows of keys and of logits that a summary takes: as many as one word has
- * elements. Logits are [row][...]: rows of the listed keys first, then those of the summaries.
+ * The includer brings a vec_*.h, WORD, the rows of keys and of logits that a summary takes: as many as one word has
+ * elements, and parts_of_sum, the rows of values. Logits are [row][...]: rows of the listed keys first, then those of
+ * the summaries.
  */
 #ifndef FGA_CPU_GROUPS_H
 #define FGA_CPU_GROUPS_H
@@ -18,14 +19,16 @@ enum { LONGEST_STRIP = 256 + WORD };
 /* Listed keys [first, first + listed) of the strip and what stands for the rest of their group. */
 typedef struct group {
     int first, listed;
+    int parts;       /* rows of its summary's values */
     float remaining; /* keys that are not listed; 0: the group has no summary */
     int64_t index;
 } group;
 
 /* What a strip has. */
 typedef struct portion {
-    int listed, summaries, groups;
-    int keys; /* rows: listed + WORD * summaries */
+    int listed, groups;
+    int keys;   /* rows: listed, and WORD for each summary */
+    int values; /* rows: listed, and the parts of each summary */
     group group[LONGEST_STRIP];
 } portion;
 
@@ -36,11 +39,6 @@ typedef struct cursor {
     bool every_group;      /* groups that are listed whole have a summary too: what remains differs by row */
 } cursor;
 
-static int group_rows(const group *g)
-{
-    return g->listed + (g->remaining > 0 ? WORD : 0);
-}
-
 /* Takes whole groups as long as they fit into `most` rows. */
 static void take_groups(const fga_attend_op *op, cursor *c, int most, portion *s)
 {
@@ -49,14 +47,18 @@ static void take_groups(const fga_attend_op *op, cursor *c, int most, portion *s
         group g = {.first = s->listed, .index = c->group};
         g.listed = (int)fga_group_listed(op, c->group, c->key);
         g.remaining = fmaxf(sums->count[c->group] - (c->every_group ? 0.0f : (float)g.listed), 0.0f);
-        if (s->groups > 0 && s->keys + group_rows(&g) > most) {
+        if (g.remaining > 0) { /* where it differs by row, a single key may remain */
+            g.parts = c->every_group ? WORD : parts_of_sum(sums->count[c->group], g.remaining);
+        }
+        int keys = g.listed + (g.remaining > 0 ? WORD : 0);
+        if (s->groups > 0 && s->keys + keys > most) {
             return;
         }
-        if (group_rows(&g) > 0) {
+        if (keys > 0) {
             s->group[s->groups++] = g;
-            s->keys += group_rows(&g);
+            s->keys += keys;
+            s->values += g.listed + g.parts;
             s->listed += g.listed;
-            s->summaries += g.remaining > 0;
             c->key += g.listed;
         }
     }

@@ -7,6 +7,9 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
+/* Of the sums over a group. */
+typedef enum summed { SUM_OF_KEYS, SUM_OF_VALUES } summed;
+
 /* `total` cut into as few parts of at most `most` as will do, as equal as they can be, the longer ones first. */
 typedef struct split {
     int parts, base, longer;

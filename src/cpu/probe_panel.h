@@ -145,7 +145,7 @@ ALWAYS_INLINE void probe_panel(int vecs, const probe *p, int panel, const strip 
     vec max[2] = {vec_set(-INFINITY), vec_set(-INFINITY)}, ignored[2] = {max[0], max[1]};
     float *logits = panel_logits(wants_dense(p) ? &p->all : &p->b, panel);
     logit_tiles(vecs, p->b.op, s, 0, s->has.listed, query, logits, max, next);
-    if (s->has.summaries > 0) {
+    if (s->has.keys > s->has.listed) {
         logit_tiles(vecs, p->b.op, s, s->has.listed, s->has.keys, query, panel_logits(&p->b, panel), ignored, &nothing);
     }
     for (int v = 0; v < vecs; v++) {
@@ -181,7 +181,7 @@ static void probe_values(const probe *p, const strip *s)
             if (p->op->attend.o != NULL) {
                 add_slab(&p->b, panel, column, slab, s->words);
             }
-            if (wants_dense(p)) { /* the summaries' words come last */
+            if (wants_dense(p)) { /* summaries come last; one that shares a key's word has no weight here */
                 add_slab(&p->all, panel, column, slab, part_count(s->has.listed, WORD));
             }
         }

@@ -40,10 +40,11 @@ static layout lay_out(int32_t rows, int32_t head_dim)
 
 typedef struct strip {
     portion has;
-    int words; /* rows of value words and of weights: listed in WORDs, rounded up, and one per summary */
+    int words;                                                           /* rows of value words and of weights */
     float bias[LONGEST_STRIP];                                           /* of every row of keys, in log2 units */
-    const char *key_source[LONGEST_STRIP], *value_source[LONGEST_STRIP]; /* rows in the tensors */
+    const char *key_source[LONGEST_STRIP], *value_source[LONGEST_STRIP]; /* rows in the tensors, then of sums */
     const char *key_row[LONGEST_STRIP];                                  /* rows of words */
+    int16_t weight_row[LONGEST_STRIP]; /* of logits, for rows of values of summaries */
 } strip;
 
 static cursor cursor_start(const fga_attend_op *op)
@@ -55,15 +56,15 @@ static cursor cursor_start(const fga_attend_op *op)
 static void find_strip(const fga_attend_op *op, cursor *c, strip *s, int at_least)
 {
     const uint32_t *keys = op->keys + c->key;
-    s->has.listed = s->has.summaries = s->has.groups = s->has.keys = 0;
+    s->has.listed = s->has.groups = s->has.keys = s->has.values = 0;
     if (op->summaries != NULL) {
         take_groups(op, c, STRIP, &s->has);
     } else if (c->strip < c->strips) {
         int64_t end = op->key_count * ++c->strip / c->strips;
-        s->has.listed = s->has.keys = (int)(end - c->key);
+        s->has.listed = s->has.keys = s->has.values = (int)(end - c->key);
         c->key = end;
     }
-    s->words = part_count(s->has.listed, WORD) + s->has.summaries;
+    s->words = part_count(s->has.values, WORD);
     int last = s->has.listed - 1;
     for (int i = 0; last >= 0 && (i <= last || i < at_least); i++) {
         uint32_t key = keys[i < last ? i : last];
@@ -80,20 +81,26 @@ static bool rows_clash(int64_t stride, fga_dtype dtype)
     return TILE > 8 && stride * (dtype == FGA_F32 ? 4 : 2) % 4096 == 0;
 }
 
-/* Names the strip's rows of key words, staging what cannot be read in place. */
+/* Names the strip's rows of key words, staging what cannot be read in place, and the rows of its summaries' values. */
 static void stage_strip_keys(const fga_attend_op *op, strip *s, int64_t row, float *staged)
 {
     bool clash = rows_clash(op->k_stride, op->dtype);
     stage_keys(op, s->key_source, s->has.listed, clash, staged, row, s->key_row);
-    int key = s->has.listed;
+    int key = s->has.listed, value = s->has.listed;
     for (int i = 0; i < s->has.groups; i++) {
         const group *g = &s->has.group[i];
         if (g->remaining > 0) {
-            stage_sum_k(op, g->index, staged + key * row, row, s->key_row + key);
+            char *made = (char *)(staged + key * row); /* bf16: half a row for keys, half for values */
+            name_sum(op, SUM_OF_KEYS, g->index, WORD, made, row * 4, s->key_row + key);
+            name_sum(op, SUM_OF_VALUES, g->index, g->parts, made + row * 2, row * 4, s->value_source + value);
             for (int e = 0; e < WORD; e++) {
                 s->bias[key + e] = e == 0 ? op->summaries->sum_bias[g->index] * LOG2_E : 0.0f;
             }
+            for (int e = 0; e < g->parts; e++) {
+                s->weight_row[value + e] = (int16_t)key;
+            }
             key += WORD;
+            value += g->parts;
         }
     }
 }
@@ -102,15 +109,7 @@ static void stage_strip_keys(const fga_attend_op *op, strip *s, int64_t row, flo
  * while all queries use it. Read in place, values would come from scattered lines and pages once per tile. */
 static void stage_strip_values(const fga_attend_op *op, const strip *s, int column, float *slab)
 {
-    int columns = op->head_dim - column < PANEL ? op->head_dim - column : PANEL;
-    stage_values(op, s->value_source, s->has.listed, column, slab);
-    slab += part_count(s->has.listed, WORD) * PANEL;
-    for (int i = 0; i < s->has.groups; i++) {
-        if (s->has.group[i].remaining > 0) {
-            stage_sum_v(op, s->has.group[i].index, column, columns, slab);
-            slab += PANEL;
-        }
-    }
+    stage_values(op, s->value_source, s->has.listed, s->has.values, column, slab);
 }
 
 #endif

@@ -14,7 +14,7 @@ static inline vec word_weight(vec weight)
     return _mm512_castsi512_ps(_mm512_slli_epi32(high, 16));
 }
 
-/* A sum of bf16 needs more than eight bits: two bf16, of which the second is the first one's rounding error. */
+/* A sum as bf16, and, unless low is NULL, its rounding error as another. */
 static void split_sum(const float *sum, int32_t head_dim, uint16_t *high, uint16_t *low)
 {
     for (int32_t c = 0; c < head_dim; c += LANES) {
@@ -22,26 +22,25 @@ static void split_sum(const float *sum, int32_t head_dim, uint16_t *high, uint16
         __mmask16 mask = left >= LANES ? 0xffff : 0xff;
         vec x = _mm512_maskz_loadu_ps(mask, sum + c), rounded = word_weight(x);
         _mm256_mask_storeu_epi16(high + c, mask, (__m256i)_mm512_cvtneps_pbh(x));
-        _mm256_mask_storeu_epi16(low + c, mask, (__m256i)_mm512_cvtneps_pbh(vec_sub(x, rounded)));
+        if (low != NULL) {
+            _mm256_mask_storeu_epi16(low + c, mask, (__m256i)_mm512_cvtneps_pbh(vec_sub(x, rounded)));
+        }
     }
 }
 
-typedef enum summed { SUM_OF_KEYS = 0, SUM_OF_VALUES = 2 } summed;
-
-/* Names `columns` columns of a group's sum, from `column` on, as two rows of bf16: the caller's, or made in `made`. */
-ALWAYS_INLINE void find_sum(const fga_attend_op *op, summed which, int64_t group, int column, int columns,
-                            uint16_t *const made[WORD], const uint16_t *rows[WORD])
+/* Names the first `parts` rows of a group's sum: the caller's, or made `apart` bytes from each other at `made`. */
+static inline void name_sum(const fga_attend_op *op, summed which, int64_t group, int parts, char *made, int64_t apart,
+                            const char **rows)
 {
     const fga_summaries *s = op->summaries;
-    if (s->parts != NULL) {
-        rows[0] = s->parts + (4 * group + which) * op->head_dim + column;
-        rows[1] = rows[0] + op->head_dim;
-        return;
+    if (s->parts == NULL) {
+        const float *sum = (which == SUM_OF_KEYS ? s->sum_k : s->sum_v) + group * op->head_dim;
+        split_sum(sum, op->head_dim, (uint16_t *)made, parts > 1 ? (uint16_t *)(made + apart) : NULL);
     }
-    const float *sum = (which == SUM_OF_KEYS ? s->sum_k : s->sum_v) + group * op->head_dim + column;
-    split_sum(sum, columns, made[0], made[1]);
-    rows[0] = made[0];
-    rows[1] = made[1];
+    for (int e = 0; e < parts; e++) {
+        rows[e] = s->parts != NULL ? (const char *)(s->parts + ((2 * group + which) * WORD + e) * op->head_dim)
+                                   : made + e * apart;
+    }
 }
 
 #endif

@@ -25,6 +25,14 @@ static inline vec store_weights(float *row, const vec weight[WORD])
     return _mm512_add_ps(weight[0], weight[1]);
 }
 
+/* How many rows of bf16 a group's sum of values takes. Its rounding error comes divided by the number of keys that
+ * remain: where that is half of the group or more, eight bits are as good as they are for a key. The sum of keys always
+ * takes two: L is to be as exact as in f32. */
+static inline int parts_of_sum(float keys, float remaining)
+{
+    return 2.0f * remaining >= keys ? 1 : WORD;
+}
+
 static const char *stage_query(const fga_attend_op *op, int32_t row, float *staged)
 {
     (void)staged;
@@ -56,33 +64,17 @@ static void interleave(uint32_t *words, const char *first, const char *second, i
     }
 }
 
-/* Columns [column, column + PANEL) of values, two keys' to a row of the slab. */
-static void stage_values(const fga_attend_op *op, const char *const *source, int count, int column, float *slab)
+/* Columns [column, column + PANEL) of values, two keys' to a row of the slab; the parts of sums after the listed keys'
+ * are rows like theirs. */
+static void stage_values(const fga_attend_op *op, const char *const *source, int listed, int count, int column,
+                         float *slab)
 {
+    (void)listed;
     int columns = op->head_dim - column < PANEL ? op->head_dim - column : PANEL;
     for (int i = 0; i < count; i += 2, slab += PANEL) {
         const char *second = i + 1 < count ? source[i + 1] + 2 * column : NULL;
         interleave((uint32_t *)slab, source[i] + 2 * column, second, columns);
     }
-}
-
-/* The sum of a group's keys as WORD rows of words whose logits add up to its own. */
-static void stage_sum_k(const fga_attend_op *op, int64_t group, float *staged, int64_t staged_stride, const char **rows)
-{
-    uint16_t *made[WORD] = {(uint16_t *)staged, (uint16_t *)(staged + staged_stride)};
-    const uint16_t *sum[WORD];
-    find_sum(op, SUM_OF_KEYS, group, 0, op->head_dim, made, sum);
-    rows[0] = (const char *)sum[0];
-    rows[1] = (const char *)sum[1];
-}
-
-/* Columns of the sum of its values as one row of the slab, to be weighted with the same weight WORD times. */
-static void stage_sum_v(const fga_attend_op *op, int64_t group, int column, int columns, float *slab)
-{
-    uint16_t half[WORD][PANEL], *made[WORD] = {half[0], half[1]};
-    const uint16_t *sum[WORD];
-    find_sum(op, SUM_OF_VALUES, group, column, columns, made, sum);
-    interleave((uint32_t *)slab, (const char *)sum[0], (const char *)sum[1], columns);
 }
 
 #endif

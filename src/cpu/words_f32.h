@@ -3,6 +3,7 @@
 #define FGA_CPU_WORDS_F32_H
 
 #include "cpu/element.h"
+#include "cpu/parts.h"
 #include "ops/ops.h"
 
 enum { WORD = 1 };
@@ -58,36 +59,43 @@ static void stage_keys(const fga_attend_op *op, const char *const *source, int c
     }
 }
 
-/* Columns [column, column + PANEL) of values, one key's to a row of the slab; zero where head_dim ends before. */
-static void stage_values(const fga_attend_op *op, const char *const *source, int count, int column, float *slab)
+/* Columns [column, column + PANEL) of values, one key's to a row of the slab, and after the listed ones those of sums,
+ * which are f32; zero where head_dim ends before. */
+static void stage_values(const fga_attend_op *op, const char *const *source, int listed, int count, int column,
+                         float *slab)
 {
     int columns = op->head_dim - column < PANEL ? op->head_dim - column : PANEL;
-    int64_t offset = column * (op->dtype == FGA_F32 ? 4 : 2);
     for (int i = 0; i < count; i++, slab += PANEL) {
-        if (op->dtype != FGA_F32) {
-            stage_row(source[i] + offset, op->dtype, columns, slab);
+        fga_dtype dtype = i < listed ? op->dtype : FGA_F32;
+        const char *from = source[i] + column * (dtype == FGA_F32 ? 4 : 2);
+        if (dtype != FGA_F32) {
+            stage_row(from, dtype, columns, slab);
         } else if (columns == PANEL) {
-            const float *row = (const float *)(source[i] + offset);
+            const float *row = (const float *)from;
             vec_store(slab, vec_load(row));
             vec_store(slab + LANES, vec_load(row + LANES));
         } else {
-            memcpy(slab, source[i] + offset, (size_t)columns * sizeof(float));
+            memcpy(slab, from, (size_t)columns * sizeof(float));
         }
     }
 }
 
-/* The sum of a group's keys as WORD rows of words whose logits add up to its own. */
-static void stage_sum_k(const fga_attend_op *op, int64_t group, float *staged, int64_t staged_stride, const char **rows)
+static inline int parts_of_sum(float keys, float remaining)
 {
-    (void)staged;
-    (void)staged_stride;
-    rows[0] = (const char *)(op->summaries->sum_k + group * op->head_dim);
+    (void)keys;
+    (void)remaining;
+    return 1;
 }
 
-/* Columns of the sum of its values as one row of the slab, to be weighted with the same weight WORD times. */
-static void stage_sum_v(const fga_attend_op *op, int64_t group, int column, int columns, float *slab)
+/* Names the row of a group's sum. */
+static inline void name_sum(const fga_attend_op *op, summed which, int64_t group, int parts, char *made, int64_t apart,
+                            const char **rows)
 {
-    memcpy(slab, op->summaries->sum_v + group * op->head_dim + column, (size_t)columns * sizeof(float));
+    (void)parts;
+    (void)made;
+    (void)apart;
+    rows[0] =
+        (const char *)((which == SUM_OF_KEYS ? op->summaries->sum_k : op->summaries->sum_v) + group * op->head_dim);
 }
 
 #endif
