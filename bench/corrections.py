@@ -5,52 +5,25 @@
 
 Captures are those of `fgattn generate --attention dense --capture FILE`. NumPy only; whole S x S matrices of one head at
 a time, so for some thousand tokens. Masks are the preset's: 16 queries by single keys, mass of means of 4 queries, one
-budget for all heads of a call, summaries of 64 keys. Written from docs/method.md, with nothing of the library; the orders
-are the transcription's (tests/transcription/method.py). Prints a table of mean output errors, norm(O - O_dense) /
+budget for all heads of a call, summaries of 64 keys. Written from docs/method.md, with nothing of the library; orders and
+the reading of captures are the transcription's (tests/transcription). Prints a table of mean output errors, norm(O - O_dense) /
 norm(O_dense) per head, and their multiple of the first row.
 """
 
 import argparse
-import json
 import pathlib
-import struct
 import sys
 
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "transcription"))
 import method  # noqa: E402
+from capture import read_capture  # noqa: E402
+from method import softmax  # noqa: E402
 
 BLOCK, SUB, GROUP = 16, 4, 64
 FITTED = 16  # exact rows that the affine correction is fitted on
 COMPARED = 64  # exact rows that choose a head's order
-
-
-def read_capture(path):
-    """Yields (grid, scale, q, k, v) of every call, [heads, tokens, head_dim] in f32 and raster order."""
-    data = np.memmap(path, np.uint8, "r")
-    size = struct.unpack("<Q", data[:8].tobytes())[0]
-    header = json.loads(data[8 : 8 + size].tobytes())
-    about = header.pop("__metadata__")
-    grid = tuple(int(about[k]) for k in ("frames", "height", "width"))
-
-    def tensor(name):
-        entry = header[name]
-        raw = data[8 + size + entry["data_offsets"][0] : 8 + size + entry["data_offsets"][1]]
-        if entry["dtype"] == "BF16":
-            values = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-        else:
-            values = raw.view({"F32": np.float32, "F16": np.float16}[entry["dtype"]]).astype(np.float32)
-        return values.reshape(entry["shape"]).transpose(1, 0, 2).copy()
-
-    for name in sorted(n[:-2] for n in header if n.endswith(".q")):
-        q, k, v = (tensor(f"{name}.{part}") for part in "qkv")
-        yield grid, float(about.get("scale", q.shape[2] ** -0.5)), q, k, v
-
-
-def softmax(logits):
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
 
 
 def masks(q, k, scale, cost):

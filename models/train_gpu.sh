@@ -4,8 +4,8 @@
 # Runs for about MINUTES (default 9.5) and leaves in OUT: toy.tar, judge and gate reports, logs, and the checkpoints
 # vae.pt and dit-small.pt (each below 16 MiB). TOTAL is the length of the transformer's schedule in minutes; default:
 # what fits into this call. With a longer TOTAL, call again with the same STATE to go on; a STATE that holds only
-# those two checkpoints will do, and so will one that `export.py --restore` wrote from a shipped model, whose decoder is
-# then left as it is. JUDGE=no leaves out the judge and the gate, which take 100 s and can run elsewhere.
+# those two checkpoints will do, and so will one that `export.py --restore` wrote from a shipped model, whose decoder,
+# which has no optimiser with it, is left as it is. JUDGE=no leaves out the judge and the gate, which take 100 s and can run elsewhere.
 set -eu
 state=$1 out=$2 minutes=${3:-9.5} total=${4:-} size=${5:-256x256x33}
 here=$(dirname "$0")
@@ -20,9 +20,9 @@ train_vae() { # train_vae MINUTES-IN-ALL
 }
 # The transformer needs the encoder, which is not trained, and a decoder good enough to weigh the latent's channels. The
 # decoder goes on beside the transformer, whose first minute is mostly compilation.
+[ -f "$state/vae.pt" ] || train_vae 0.5
 vae=
-if [ ! -f "$state/dit-small.pt" ] || [ -f "$state/dit.pt" ]; then
-    [ -f "$state/vae.pt" ] || train_vae 0.5
+if "$python" -c 'import sys, torch; sys.exit("optimiser" not in torch.load(sys.argv[1], map_location="cpu"))' "$state/vae.pt"; then
     train_vae 3 &
     vae=$!
 fi

@@ -332,6 +332,16 @@ static void places_equal_their_transcription(void **state)
     fga_context_destroy(&ctx);
 }
 
+static void check_hashed(fga_context *ctx, naive_random *random, const char *text, int mode, int64_t most_side,
+                         const int64_t *grid)
+{
+    fga_policy policy = parse(text);
+    policy.score = FGA_SCORE_CUSTOM;
+    policy.custom = score_by_hash;
+    policy.custom_user = &mode;
+    check(ctx, random, &policy, most_side, grid);
+}
+
 /* Scores with ties, gates and NaN, under every selection that reads scores, at many settings. */
 static void ties_and_gates_equal_their_transcription(void **state)
 {
@@ -352,13 +362,8 @@ static void ties_and_gates_equal_their_transcription(void **state)
             static const char *const shapes[] = {"block_m=16,tile_n=1,", "block_m=32,tile_n=8,",
                                                  "block_m=64,tile_n=64,neighbours=2,"};
             char text[256];
-            int mode = round % 5;
             snprintf(text, sizeof text, "dfs,%s%s", shapes[round % 3], selects[i]);
-            fga_policy policy = parse(text);
-            policy.score = FGA_SCORE_CUSTOM;
-            policy.custom = score_by_hash;
-            policy.custom_user = &mode;
-            check(ctx, &random, &policy, 7, NULL);
+            check_hashed(ctx, &random, text, round % 5, 7, NULL);
         }
     }
     fga_context_destroy(&ctx);
@@ -377,11 +382,7 @@ static void long_rows_equal_their_transcription(void **state)
         for (int mode = 0; mode < 5; mode++) {
             char text[256];
             snprintf(text, sizeof text, "dfs,block_m=192,tile_n=1,%s", settings[i]);
-            fga_policy policy = parse(text);
-            policy.score = FGA_SCORE_CUSTOM;
-            policy.custom = score_by_hash;
-            policy.custom_user = &mode;
-            check(ctx, &random, &policy, 0, grid);
+            check_hashed(ctx, &random, text, mode, 0, grid);
         }
     }
     fga_context_destroy(&ctx);

@@ -154,12 +154,15 @@ class Got:
     measured: dict
 
 
-def run_library(program, layout, entry, qkv):
+def run_library(program, layout, entry, qkv, measured=None):
+    """The library's answer; measured: share of the queries, by default all of a case that is attended, else none."""
     s = layout.sequence
+    if measured is None:
+        measured = 1.0 if entry.attended else 0.0
     request = REQUEST.pack(s.frames, s.height, s.width,
                            s.prefix, s.prefix_valid, s.video_padding, s.suffix, s.suffix_valid,
                            layout.batch, layout.query_heads, layout.key_heads, layout.head_dim,
-                           entry.step, STEPS, LAYER, 1.0 if entry.attended else 0.0)
+                           entry.step, STEPS, LAYER, measured)
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = pathlib.Path(folder, "request"), pathlib.Path(folder, "result")
         asked.write_bytes(request + b"".join(x.tobytes() for x in qkv))
