@@ -14,7 +14,7 @@ typedef struct figure {
     const char *unit; /* for people; NULL: only in the JSON */
 } figure;
 
-enum { FIGURES = 21 };
+enum { FIGURES = 22 };
 
 /* Every measured number once, for the table and for the object. */
 static int list_figures(const cli_attend_figures *f, figure *list)
@@ -41,6 +41,7 @@ static int list_figures(const cli_attend_figures *f, figure *list)
         {"peak_of_counted", f->peak_per_cycle / f->peak_counted, ""},
         {"processor_share", f->processor_share, "of the threads' time; less than 1: others ran too"},
         {"rounds", f->rounds, "of which these are medians"},
+        {"rounds_repeated", f->repeated, "with --undisturbed: another used the caches"},
     };
     memcpy(list, all, sizeof all);
     return FIGURES;
@@ -156,6 +157,9 @@ int cli_bench(int argc, char **argv)
         {"processor-time", 0, CLI_FLAG, &b.processor_time, NULL,
          .help = "time one thread by its own processor time, for a busy\n"
                  "machine; else by the wall"},
+        {"undisturbed", 0, CLI_FLAG, &b.undisturbed, NULL,
+         .help = "on a shared machine: repeat rounds in which reading from\n"
+                 "the second-level cache was slow, for at most 5 minutes"},
         {"json", 0, CLI_TEXT, &json, "FILE", .help = "write the figures as JSON; - is standard output", .low = 1},
         {0},
     };

@@ -18,6 +18,7 @@ typedef struct cli_attend_bench {
     const char *variant; /* NULL = best */
     bool sparse_only;    /* no dense run */
     bool processor_time; /* of one thread, instead of the wall's */
+    bool undisturbed;    /* rounds in which a neighbour used the caches are repeated */
 } cli_attend_bench;
 
 /* Of one call, or NaN where it was not timed. A pair costs 4 * head_dim floating-point operations. */
@@ -28,7 +29,7 @@ typedef struct cli_attend_timing {
 /* Medians over rounds. What was not measured is NaN. */
 typedef struct cli_attend_figures {
     char variant[16];
-    int threads, rounds;
+    int threads, rounds, repeated;    /* repeated: rounds that do not count */
     double density;                   /* kept / all pairs of the mask that was drawn */
     cli_attend_timing sparse, dense;  /* rates of kept pairs alone */
     cli_attend_timing with_summaries; /* the sparse call; its rate counts summary pairs too */

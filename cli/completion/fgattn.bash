@@ -58,7 +58,7 @@ _fgattn() {
         doctor) words="--model --size --frames --help" ;;
         bench)
             words="attend --dtype --seq --heads --head-dim --block --tile --density --pattern --remainder --threads --variant
-                   --rounds --sparse-only --processor-time --json --help"
+                   --rounds --sparse-only --processor-time --undisturbed --json --help"
             ;;
         help) words="generate tune compare inspect verify doctor bench" ;;
         esac
