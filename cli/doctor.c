@@ -117,9 +117,10 @@ static const char *needs(const char *variant)
     return "what this processor lacks";
 }
 
-/* Which family attention in `dtype` runs on, as a plan says. */
-static void print_attention_variant(fga_context *ctx, fga_dtype dtype)
+/* Which family attention in `dtype` runs on, as a plan says; empty where none does. */
+static cli_text attention_variant(fga_context *ctx, fga_dtype dtype)
 {
+    cli_text name = {""};
     fga_attend_desc desc = fga_attend_desc_default();
     desc.batch = desc.query_heads = desc.kv_heads = 1;
     desc.query_len = desc.key_len = 1024;
@@ -127,17 +128,15 @@ static void print_attention_variant(fga_context *ctx, fga_dtype dtype)
     desc.dtype = dtype;
     fga_attend_plan *plan = NULL;
     if (fga_attend_plan_create(ctx, &desc, &plan) == FGA_OK) {
-        printf("  attention in %s runs on %s\n", fga_dtype_name(dtype), fga_attend_plan_variant(plan));
+        snprintf(name.text, sizeof name.text, "%s", fga_attend_plan_variant(plan));
     }
     fga_attend_plan_destroy(&plan);
+    return name;
 }
 
 static void print_kernels(fga_context *ctx)
 {
-    int best = 0;
-    for (int i = 0; i < fga_variant_count(); i++) {
-        best = fga_variant_runs_here(i) ? i : best;
-    }
+    cli_text f32 = attention_variant(ctx, FGA_F32), best = attention_variant(ctx, FGA_BF16);
     puts("\nkernel families (--variant NAME forces one)");
     for (int i = 0; i < fga_variant_count(); i++) {
         const char *name = fga_variant_name(i);
@@ -146,14 +145,13 @@ static void print_kernels(fga_context *ctx)
             printf("for CUDA contexts, compute capability %c.%c\n", name[2], name[3]);
         } else if (!fga_variant_runs_here(i)) {
             printf("does not run here: needs %s\n", needs(name));
-        } else if (i == best) {
+        } else if (strcmp(name, best.text) == 0) {
             puts("runs here; the default, because it is the fastest that does");
         } else {
             puts(i == 0 ? "runs anywhere: plain C, the reference for the others" : "runs here");
         }
     }
-    print_attention_variant(ctx, FGA_F32);
-    print_attention_variant(ctx, FGA_BF16);
+    printf("  attention in f32 runs on %s, in bf16 on %s\n", f32.text, best.text);
     printf("  --dtype auto is %s here\n", fgv_compute_name(FGV_COMPUTE_AUTO));
 }
 

@@ -34,9 +34,10 @@ static int choose_preset(fga_context *ctx, fgv_compute compute, const char **tex
     if (status != FGA_OK) {
         return cli_fail_status(ctx, status);
     }
-    if (strcmp(fga_attend_plan_variant(plan), "amx") == 0) {
+    const char *variant = fga_attend_plan_variant(plan);
+    if (strcmp(variant, "amx") == 0) {
         *text = CLI_DEFAULT_ON_TILES;
-    } else if (desc.dtype == FGA_F32) {
+    } else if (strcmp(variant, "avx512bf16") != 0) { /* bf16 as well is multiplied as f32 */
         *text = CLI_DEFAULT_IN_F32;
     }
     fga_attend_plan_destroy(&plan);

@@ -30,11 +30,16 @@ static bool tiles_granted(void)
 #endif
 }
 
-static bool has_tiles(unsigned leaf7_d, unsigned long long saved)
+/* Of a processor with AVX512_BF16. */
+static unsigned tile_features(unsigned leaf7_d, unsigned long long saved)
 {
     const unsigned amx_bf16_and_tile = 1u << 22 | 1u << 24; /* leaf 7, subleaf 0, EDX */
     const unsigned long long tile_state = 0x60000;
-    return (leaf7_d & amx_bf16_and_tile) == amx_bf16_and_tile && (saved & tile_state) == tile_state && tiles_granted();
+    if ((leaf7_d & amx_bf16_and_tile) != amx_bf16_and_tile) {
+        return 0;
+    }
+    bool usable = (saved & tile_state) == tile_state && tiles_granted();
+    return FGA_CPU_SLOW_BF16_DOTS | (usable ? FGA_CPU_AMX : 0u);
 }
 
 /* CPUID directly: compilers differ in the names that __builtin_cpu_supports knows. */
@@ -62,7 +67,7 @@ static unsigned probe(void)
     if ((leaf7_1a & avx512_bf16) == 0) {
         return FGA_CPU_AVX2 | FGA_CPU_AVX512;
     }
-    return FGA_CPU_AVX2 | FGA_CPU_AVX512 | FGA_CPU_AVX512BF16 | (has_tiles(leaf7_d, saved) ? FGA_CPU_AMX : 0u);
+    return FGA_CPU_AVX2 | FGA_CPU_AVX512 | FGA_CPU_AVX512BF16 | tile_features(leaf7_d, saved);
 }
 
 static unsigned found;

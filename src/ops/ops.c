@@ -40,11 +40,17 @@ bool fga_variant_runs_here(int index)
     return index >= 0 && (variants[index].features & fga_cpu_features()) == variants[index].features;
 }
 
+/* A family that runs here but is slower than the one below it: only for those who name it. */
+static bool slower_here(const struct variant *v)
+{
+    return v->features == FGA_CPU_AVX512BF16 && (fga_cpu_features() & FGA_CPU_SLOW_BF16_DOTS) != 0;
+}
+
 fga_status fga_ops_select(const char *name, fga_ops *ops)
 {
     int last = -1;
     for (int i = 0; i < variant_count; i++) {
-        if (name == NULL ? fga_variant_runs_here(i) : strcmp(name, variants[i].name) == 0) {
+        if (name == NULL ? fga_variant_runs_here(i) && !slower_here(&variants[i]) : strcmp(name, variants[i].name) == 0) {
             last = i;
         }
     }
@@ -56,7 +62,9 @@ fga_status fga_ops_select(const char *name, fga_ops *ops)
     }
     *ops = (fga_ops){0};
     for (int i = 0; i <= last; i++) {
-        variants[i].overlay(ops);
+        if (i == last || !slower_here(&variants[i])) {
+            variants[i].overlay(ops);
+        }
     }
     return FGA_OK;
 }
