@@ -15,11 +15,17 @@ typedef struct fga_meter {
     size_t workspace_bytes;
 } fga_meter;
 
-/* One head on its samples. The deviations are those of the estimates: 0 where every query is a sample. */
+/* How far an estimate from samples may be off: 0 where every query is a sample. */
+typedef struct fga_uncertainty {
+    double deviation; /* the estimate's standard deviation */
+    double skew;      /* what is lost per query, x, less its mean m: sum of (x - m)^3 / sum of (x - m)^2 / samples */
+} fga_uncertainty;
+
+/* One head on its samples. */
 typedef struct fga_head_quality {
-    double recall, recall_deviation;
-    double error_squared, error_squared_deviation; /* of the relative output error */
-    double error_sum, norm_sum;                    /* whose quotient error_squared is */
+    double recall, error_squared; /* the latter of the relative output error */
+    fga_uncertainty recall_off, error_off;
+    double error_sum, norm_sum; /* whose quotient error_squared is */
 } fga_head_quality;
 
 typedef struct fga_judge_call {

@@ -326,11 +326,17 @@ static double retained(float kept, float dense)
     return dense == -INFINITY ? 1.0 : exp((double)kept - (double)dense);
 }
 
-/* Standard deviation of the mean of n of `all` values, from the sum of their squared differences from it. */
-static double deviation(double squares, int64_t n, int64_t all)
+/* Of the mean of n of `all` values, from the sums of the squares and cubes of their differences from it. */
+static fga_uncertainty uncertainty(double squares, double cubes, int64_t n, int64_t all)
 {
     double unseen = 1 - (double)n / (double)all;
-    return n > 1 ? sqrt(fmax(squares, 0) / ((double)(n - 1) * (double)n) * unseen) : (n == all ? 0.0 : INFINITY);
+    if (n == 1) {
+        return (fga_uncertainty){.deviation = n == all ? 0.0 : INFINITY};
+    }
+    return (fga_uncertainty){
+        .deviation = sqrt(fmax(squares, 0) / ((double)(n - 1) * (double)n) * unseen),
+        .skew = squares > 0 ? cubes / squares / (double)n * unseen : 0,
+    };
 }
 
 static void judge_recall(const run *r, int64_t head)
@@ -339,16 +345,17 @@ static void judge_recall(const run *r, int64_t head)
     bool own = !r->call->attended || r->args->remainder != NULL;
     const float *full = own ? NULL : r->args->lse + head * meter->desc.query_len;
     const float *sampled = r->part.kept_lse + head * meter->samples, *dense = r->part.lse + head * meter->samples;
-    double *block = r->part.block + head * meter->blocks, mean = 0, squares = 0;
+    double *block = r->part.block + head * meter->blocks, mean = 0, squares = 0, cubes = 0;
     for (walk at = WALK_START; step(meter, &at);) {
         float kept = full != NULL ? full[at.token] : sampled[at.sample];
-        double recall = retained(kept, dense[at.sample]), before = recall - mean;
-        mean += before / (double)(at.sample + 1);
+        double recall = retained(kept, dense[at.sample]), before = recall - mean, share = before / (double)(at.sample + 1);
+        mean += share;
+        cubes += before * (recall - mean) * share * ((double)at.sample - 1) - 3 * share * squares;
         squares += before * (recall - mean);
         block[at.block] = at.row == 0 ? recall : block[at.block] + (recall - block[at.block]) / (double)(at.row + 1);
     }
     r->call->heads[head].recall = mean;
-    r->call->heads[head].recall_deviation = deviation(squares, meter->samples, meter->query.video_valid);
+    r->call->heads[head].recall_off = uncertainty(squares, -cubes, meter->samples, meter->query.video_valid);
 }
 
 /* Squared difference from the dense output of a sample, and its own square. */
@@ -371,26 +378,29 @@ static void compare_row(const run *r, int64_t head, const walk *at, double *erro
     }
 }
 
-/* The deviation of a quotient of sums: that of the mean of error - quotient * norm, over the mean norm. */
+/* The uncertainty of a quotient of sums is that of the mean of error - quotient * norm, over the mean norm. */
 static void judge_error(const run *r, int64_t head)
 {
     const fga_meter *meter = r->meter;
-    double errors = 0, norms = 0, error_squares = 0, products = 0, norm_squares = 0;
+    double errors = 0, norms = 0, squares = 0, cubes = 0, n = (double)meter->samples;
     for (walk at = WALK_START; step(meter, &at);) {
         double error, norm;
         compare_row(r, head, &at, &error, &norm);
         errors += error;
         norms += norm;
-        error_squares += error * error;
-        products += error * norm;
-        norm_squares += norm * norm;
     }
-    double quotient = errors == 0 ? 0 : errors / norms, n = (double)meter->samples;
-    double squares = error_squares - 2 * quotient * products + quotient * quotient * norm_squares;
-    double deviated = deviation(squares, meter->samples, meter->query.video_valid);
+    double quotient = errors == 0 ? 0 : errors / norms;
+    for (walk at = WALK_START; errors > 0 && step(meter, &at);) {
+        double error, norm;
+        compare_row(r, head, &at, &error, &norm);
+        double off = (error - quotient * norm) / (norms / n);
+        squares += off * off;
+        cubes += off * off * off;
+    }
     fga_head_quality *q = &r->call->heads[head];
     q->error_squared = quotient;
-    q->error_squared_deviation = errors == 0 ? 0 : deviated / (norms / n);
+    q->error_off = errors == 0 ? (fga_uncertainty){0}
+                               : uncertainty(squares, cubes, meter->samples, meter->query.video_valid);
     q->error_sum = errors;
     q->norm_sum = norms;
 }

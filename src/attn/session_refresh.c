@@ -14,7 +14,7 @@ enum {
 };
 
 /* A target must hold for all queries, but samples are what is known: it is asked of the estimate plus or minus so many
- * of its standard deviations. */
+ * of its standard deviations, and more where few queries lose most. */
 static const double margin = 2.0;
 
 /* What rounding alone takes off a recall of 1. */
@@ -56,14 +56,21 @@ static fga_status judge(fga_session_call *c, const fga_mask *mask)
     return FGA_OK;
 }
 
+/* What the mean of a skewed quantity may be above its estimate: Johnson 1978, "Modified t Tests and Confidence Intervals
+ * for Asymmetrical Populations", solved for the mean. */
+static double margin_of(fga_uncertainty off)
+{
+    return margin * off.deviation + (1 + 2 * margin * margin) / 6 * fmax(off.skew, 0);
+}
+
 static double recall_low(const fga_head_quality *q)
 {
-    return q->recall - margin * q->recall_deviation;
+    return q->recall - margin_of(q->recall_off);
 }
 
 static double error_high(const fga_head_quality *q) /* squared */
 {
-    return q->error_squared + margin * q->error_squared_deviation;
+    return q->error_squared + margin_of(q->error_off);
 }
 
 static double mean_recall(const fga_session *s)
@@ -80,9 +87,10 @@ static double mean_recall_low(const fga_session *s)
 {
     double squares = 0;
     for (int64_t h = 0; h < head_count(s); h++) {
-        squares += s->quality[h].recall_deviation * s->quality[h].recall_deviation;
+        double off = margin_of(s->quality[h].recall_off);
+        squares += off * off;
     }
-    return mean_recall(s) - margin * sqrt(squares) / (double)head_count(s);
+    return mean_recall(s) - sqrt(squares) / (double)head_count(s);
 }
 
 static double lost(double recall)
