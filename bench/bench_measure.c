@@ -239,8 +239,7 @@ static void report(const options *opt, entry *entries, double *dense)
         double error = sqrt(e->quality.error_squared);
         printf("%-12s %7.2f %% %7.2f %%  %.4f +- %.4f   %.4f +- %.4f\n", e->who->name,
                100 * median(e->measure, opt->rounds), 100 * median(e->look, opt->rounds), e->quality.recall,
-               e->quality.recall_off.deviation, error,
-               error > 0 ? e->quality.error_off.deviation / (2 * error) : 0);
+               e->quality.recall_off.deviation, error, error > 0 ? e->quality.error_off.deviation / (2 * error) : 0);
     }
 }
 

@@ -367,7 +367,8 @@ static bool quiet_now(attend_bench *b)
     return seconds <= disturbed_above * b->cache_s;
 }
 
-/* A round's figures against the peaks on both of their sides. It counts if it was quiet before and after each timing. */
+/* A round's figures against the peaks on both of their sides. It counts if it was quiet before and after each timing.
+ */
 static int play_round(attend_bench *b, cli_peak *each, cli_peak *peak, record *r)
 {
     int n = r->rounds, kinds = b->timed[SPARSE] + b->timed[PLAIN] + b->timed[DENSE];

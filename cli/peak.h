@@ -20,8 +20,8 @@ cli_peak cli_peak_measure(const char *variant, double (*clock)(void));
 /* The rate that the best measured per_cycle comes nearest to from below: 1/16, 1/2, 1 or 2; 0 = unknown. */
 double cli_peak_counted(double per_cycle);
 
-/* Seconds that reading a quarter of a megabyte takes here from the second-level cache. On a shared core it grows where a
- * neighbour uses the caches, which multiply-adds on registers do not show. */
+/* Seconds that reading a quarter of a megabyte takes here from the second-level cache. On a shared core it grows where
+ * a neighbour uses the caches, which multiply-adds on registers do not show. */
 double cli_cache_seconds(void);
 
 /* Seconds by the wall, and of the calling thread's processor time. */

@@ -475,7 +475,8 @@ typedef struct fga_quality {
 
 typedef struct fga_measure_args {
     size_t size;
-    fga_attend_args attend; /* q, k, v, o (already computed), mask, key_bias, lse (already computed; required) */
+    fga_attend_args attend; /* q, k, v, o (already computed), mask, key_bias, lse (already computed; required on the
+                               CPU without a remainder) */
     fga_sequence query;     /* which rows are video */
     double fraction;        /* of the valid video queries, evenly spaced: floor((2r+1)*S/(2n)), n = max(1,
                                floor(fraction*S)); >= 1 = all of them */
@@ -486,7 +487,8 @@ typedef struct fga_measure_args {
 
 FGA_API fga_measure_args fga_measure_args_default(void);
 FGA_API fga_status fga_measure_workspace(fga_context *ctx, const fga_attend_desc *desc, double fraction, size_t *bytes);
-/* Compares with exact dense attention on the sampled queries. */
+/* Compares with exact dense attention on the sampled queries. On a CUDA context tensors and the workspace lie on the
+ * device, the two arrays per head on the host, and the call waits for the context's stream. */
 FGA_API fga_status fga_measure(fga_context *ctx, const fga_attend_desc *desc, const fga_measure_args *args,
                                void *workspace, fga_quality *quality);
 
@@ -501,8 +503,8 @@ typedef struct fga_measured {
     int step, layer, branch;
     fga_step_kind kind;
     const float *recall, *error; /* sampled */
-    const double *density;       /* kept pairs / all pairs */
-    double cost;                 /* (kept + summary pairs) / all pairs, of the call */
+    const double *density;       /* kept pairs / all pairs; NaN on a CUDA context, whose device alone knows the mask */
+    double cost;                 /* (kept + summary pairs) / all pairs, of the call; likewise */
 } fga_measured;
 
 typedef struct fga_session_desc {
@@ -515,7 +517,8 @@ typedef struct fga_session_desc {
     int64_t frames, height, width; /* of the video, in tokens: static selections need them; else may be 0 */
     double measure_fraction; /* sampled queries of a measured call; 0 = never measure. Default 0.02. Measured are sparse
                                 calls at refresh steps and at the last step before the next refresh: each mask at its
-                                freshest and at its most aged. One costs that fraction of a dense attention */
+                                freshest and at its most aged. One costs that fraction of a dense attention, and on a
+                                CUDA context waits for the stream */
     const fga_override *overrides; /* [override_count]; copied */
     int32_t override_count;
     /* Told of every measured call, from the caller's thread; or NULL. */

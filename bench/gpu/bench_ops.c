@@ -7,6 +7,7 @@
  * others left behind. Inputs are random, so that scores are as spread as noise is. "of dense" is the part's time over
  * that of our dense attention.
  */
+#include "attn/measure.h"
 #include "attn/policy.h"
 #include "attn/refresh_gpu.h"
 #include "base/half.h"
@@ -39,6 +40,8 @@ typedef struct bench {
     fga_attend_desc desc;
     fga_remainder sums;
     fga_permute_args permute;
+    fga_meter meter;
+    fga_judge_call judge;
     void *workspace;
 } bench;
 
@@ -114,6 +117,12 @@ static void run_refresh(void *arg)
     gpu_need(b->scoring, fga_refresh_gpu_run(b->scoring, &b->plan, &b->policy, &b->call));
 }
 
+static void run_probe(void *arg)
+{
+    bench *b = arg;
+    gpu_need(b->ctx, fga_meter_probe_gpu(&b->meter, &b->judge, b->workspace));
+}
+
 static double timed(bench *b, void (*body)(void *arg))
 {
     return gpu_time(body, b, 1, b->opt->repeats).median;
@@ -181,6 +190,20 @@ static void bench_sums(bench *b)
     gpu_free(memory);
 }
 
+/* What a measured call costs beyond attending, without the reading of its figures. */
+static void bench_measure(bench *b, const char *name, double fraction)
+{
+    char part[32];
+    fga_sequence query = fga_sequence_video(b->tokens);
+    gpu_need(b->ctx, fga_meter_init(b->ctx, &b->desc, &query, fraction, &b->meter));
+    b->judge = (fga_judge_call){.args = &b->args, .attended = true, .recall = true, .error = true};
+    b->workspace = gpu_alloc(b->meter.workspace_bytes);
+    snprintf(part, sizeof part, "measure %g", fraction);
+    double pairs = (double)b->meter.samples * (double)b->tokens * (double)b->heads;
+    report(b, name, part, timed(b, run_probe), 0, 4e-12 * pairs * HEAD_DIM);
+    gpu_free(b->workspace);
+}
+
 static void bench_refresh(bench *b, const char *name, const char *policy)
 {
     fga_predict_desc d = fga_predict_desc_default();
@@ -226,6 +249,8 @@ static void bench_refresh(bench *b, const char *name, const char *policy)
            (double)fga_mask_bytes(b->call.mask) * 1e-6);
     b->args.mask = b->call.mask;
     report(b, name, "attend 0.2", attend(b, d.block_m, d.tile_n), 0, 0);
+    bench_measure(b, name, 0.005);
+    bench_measure(b, name, 0.02);
     b->args.mask = NULL;
     gpu_free(b->call.workspace);
     fga_mask_release(&b->call.mask);

@@ -1,6 +1,8 @@
 /* measure.c - what sparsity cost, against exact dense attention on evenly spaced queries: the public form. */
 #include "attn/measure.h"
 
+#include "base/context.h"
+
 #include <math.h>
 
 fga_measure_args fga_measure_args_default(void)
@@ -34,14 +36,41 @@ static fga_status check_args(fga_context *ctx, const fga_attend_desc *desc, cons
 {
     const fga_attend_args *a = &args->attend;
     fga_shape queries = {desc->batch, desc->query_heads, desc->query_len, desc->head_dim, desc->dtype};
-    FGA_TRY(fga_check_tensor(ctx, "o", &a->o, &queries));
+    FGA_TRY(fga_check_view(ctx, "o", &a->o, &queries, ctx->options.device));
     if (a->mask != NULL) {
         FGA_TRY(fga_check_mask(ctx, desc, a->mask));
     } else if (a->remainder != NULL) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "remainder is set without a mask that leaves one");
     }
-    if (a->lse == NULL && a->remainder == NULL) {
+    if (a->lse == NULL && a->remainder == NULL && ctx->options.device != FGA_DEVICE_CUDA) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "lse is NULL: recall is measured by it");
+    }
+    return FGA_OK;
+}
+
+/* host: what the meter wants of it, and a figure per head. */
+static fga_status measure(const fga_meter *meter, const fga_measure_args *args, void *workspace, char *host,
+                          fga_quality *quality)
+{
+    const fga_mask *mask = args->attend.mask;
+    fga_head_quality *heads = (fga_head_quality *)(host + meter->host_bytes);
+    const fga_judge_call call = {.args = &args->attend,
+                                 .attended = true,
+                                 .recall = true,
+                                 .error = true,
+                                 .heads = heads,
+                                 .key = mask != NULL ? &mask->desc.key : NULL,
+                                 .workspace = workspace,
+                                 .host = host};
+    FGA_TRY(fga_meter_judge(meter, &call));
+    fga_meter_summarise(meter, heads, &call, quality);
+    for (int64_t head = 0; head < meter->desc.batch * meter->desc.query_heads; head++) {
+        if (args->recall_heads != NULL) {
+            args->recall_heads[head] = (float)heads[head].recall;
+        }
+        if (args->error_heads != NULL) {
+            args->error_heads[head] = (float)sqrt(heads[head].error_squared);
+        }
     }
     return FGA_OK;
 }
@@ -61,23 +90,15 @@ fga_status fga_measure(fga_context *ctx, const fga_attend_desc *desc, const fga_
     FGA_TRY(make_meter(ctx, desc, &args->query, args->fraction, &meter, &bytes));
     FGA_TRY(check_args(ctx, desc, args));
     FGA_TRY(fga_check_workspace(ctx, workspace, bytes));
-    const fga_mask *mask = args->attend.mask;
-    fga_head_quality *heads = (fga_head_quality *)((char *)workspace + meter.workspace_bytes);
-    FGA_TRY(fga_meter_judge(&meter, &(fga_judge_call){.args = &args->attend,
-                                                      .attended = true,
-                                                      .recall = true,
-                                                      .error = true,
-                                                      .heads = heads,
-                                                      .key = mask != NULL ? &mask->desc.key : NULL,
-                                                      .workspace = workspace}));
-    fga_meter_summarise(&meter, heads, workspace, quality);
-    for (int64_t head = 0; head < desc->batch * desc->query_heads; head++) {
-        if (args->recall_heads != NULL) {
-            args->recall_heads[head] = (float)heads[head].recall;
-        }
-        if (args->error_heads != NULL) {
-            args->error_heads[head] = (float)sqrt(heads[head].error_squared);
-        }
+    if (ctx->options.device != FGA_DEVICE_CUDA) {
+        return measure(&meter, args, workspace, (char *)workspace + meter.workspace_bytes, quality);
     }
-    return FGA_OK;
+    char *host = fga_alloc(ctx, meter.host_bytes + bytes - meter.workspace_bytes); /* the workspace is the device's */
+    if (host == NULL) {
+        return fga_context_fail(ctx, FGA_ERR_MEMORY, "no memory for the figures of %lld queries a head",
+                                (long long)meter.samples);
+    }
+    fga_status status = measure(&meter, args, workspace, host, quality);
+    fga_free(ctx, host);
+    return status;
 }

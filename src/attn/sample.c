@@ -2,7 +2,9 @@
 #include "attn/measure.h"
 
 #include "attn/remainder.h"
+#include "base/context.h"
 #include "base/half.h"
+#include "ops/gpu_ops.h"
 
 #include <assert.h>
 #include <math.h>
@@ -105,6 +107,27 @@ static bool lay_out(const fga_meter *meter, char *base, size_t *used, parts *p)
     return true;
 }
 
+/* On a CUDA context: the samples' figures, which the device's workspace has too, and the blocks' means. */
+typedef struct host_parts {
+    float *figures; /* [batch*query_heads][samples][SAMPLE_FIGURES] */
+    double *block;
+} host_parts;
+
+static bool on_device(const fga_meter *meter)
+{
+    return meter->dense.ctx->options.device == FGA_DEVICE_CUDA;
+}
+
+static bool lay_out_host(const fga_meter *meter, char *base, size_t *used, host_parts *p)
+{
+    int64_t heads = all_heads(meter);
+    size_t block_at = 0;
+    bool fits = fga_size_add(&block_at, heads * meter->samples, SAMPLE_FIGURES * sizeof(float));
+    *used = block_at;
+    *p = (host_parts){(float *)base, base != NULL ? (double *)(base + block_at) : NULL};
+    return fits && fga_size_add(used, heads * meter->blocks, sizeof(double));
+}
+
 static int64_t count_blocks(const fga_meter *meter)
 {
     int64_t last = -1, blocks = 0;
@@ -143,7 +166,11 @@ fga_status fga_meter_init(fga_context *ctx, const fga_attend_desc *desc, const f
     meter->block_m = desc->block_m != 0 ? desc->block_m : meter->dense.rows;
     meter->blocks = any ? fga_min(meter->samples, fga_ceil_div(desc->query_len, meter->block_m)) : count_blocks(meter);
     meter->chunk = meter->dense.rows;
-    if (!lay_out(meter, NULL, &meter->workspace_bytes, NULL)) {
+    host_parts none;
+    bool fits = on_device(meter) ? lay_out_host(meter, NULL, &meter->host_bytes, &none)
+                                 : lay_out(meter, NULL, &meter->workspace_bytes, NULL);
+    meter->workspace_bytes = on_device(meter) ? meter->host_bytes : meter->workspace_bytes;
+    if (!fits) {
         return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "%lld measured queries are too many",
                                 (long long)meter->samples);
     }
@@ -158,13 +185,21 @@ typedef struct run {
     const fga_judge_call *call;
     bool twin; /* exact attention is made in the pass that judges */
     parts part;
+    const float *figures; /* from a device, which has looked at every sample; else NULL */
 } run;
 
-static run start(const fga_meter *meter, const fga_attend_args *args, void *workspace)
+static run start(const fga_meter *meter, const fga_judge_call *call)
 {
-    run r = {.meter = meter, .args = args};
+    run r = {.meter = meter, .args = call->args, .call = call};
     size_t used;
-    lay_out(meter, workspace, &used, &r.part);
+    if (on_device(meter)) {
+        host_parts host;
+        lay_out_host(meter, call->host, &used, &host);
+        r.figures = host.figures;
+        r.part.block = host.block;
+    } else {
+        lay_out(meter, call->workspace, &used, &r.part);
+    }
     return r;
 }
 
@@ -339,16 +374,29 @@ static fga_uncertainty uncertainty(double squares, double cubes, int64_t n, int6
     };
 }
 
+static const float *figures_of(const run *r, int64_t head, int64_t sample)
+{
+    return r->figures + (head * r->meter->samples + sample) * SAMPLE_FIGURES;
+}
+
+static double recall_of(const run *r, int64_t head, const walk *at)
+{
+    const fga_meter *meter = r->meter;
+    int64_t sample = head * meter->samples + at->sample;
+    if (r->figures != NULL) {
+        return figures_of(r, head, at->sample)[SAMPLE_RECALL];
+    }
+    bool own = !r->call->attended || r->args->remainder != NULL;
+    return retained(own ? r->part.kept_lse[sample] : r->args->lse[head * meter->desc.query_len + at->token],
+                    r->part.lse[sample]);
+}
+
 static void judge_recall(const run *r, int64_t head)
 {
     const fga_meter *meter = r->meter;
-    bool own = !r->call->attended || r->args->remainder != NULL;
-    const float *full = own ? NULL : r->args->lse + head * meter->desc.query_len;
-    const float *sampled = r->part.kept_lse + head * meter->samples, *dense = r->part.lse + head * meter->samples;
     double *block = r->part.block + head * meter->blocks, mean = 0, squares = 0, cubes = 0;
     for (walk at = WALK_START; step(meter, &at);) {
-        float kept = full != NULL ? full[at.token] : sampled[at.sample];
-        double recall = retained(kept, dense[at.sample]), before = recall - mean, share = before / (double)(at.sample + 1);
+        double recall = recall_of(r, head, &at), before = recall - mean, share = before / (double)(at.sample + 1);
         mean += share;
         cubes += before * (recall - mean) * share * ((double)at.sample - 1) - 3 * share * squares;
         squares += before * (recall - mean);
@@ -364,6 +412,11 @@ static void compare_row(const run *r, int64_t head, const walk *at, double *erro
     const fga_meter *meter = r->meter;
     const fga_attend_desc *d = &meter->desc;
     float ours[FGA_MAX_HEAD_DIM], exact[FGA_MAX_HEAD_DIM];
+    if (r->figures != NULL) {
+        *error = figures_of(r, head, at->sample)[SAMPLE_ERROR];
+        *norm = figures_of(r, head, at->sample)[SAMPLE_NORM];
+        return;
+    }
     const void *row = r->call->attended
                           ? fga_tensor_row(&r->args->o, head / d->query_heads, head % d->query_heads, at->token)
                           : r->part.kept_o + (size_t)(head * meter->samples + at->sample) * row_bytes(meter);
@@ -399,8 +452,8 @@ static void judge_error(const run *r, int64_t head)
     }
     fga_head_quality *q = &r->call->heads[head];
     q->error_squared = quotient;
-    q->error_off = errors == 0 ? (fga_uncertainty){0}
-                               : uncertainty(squares, cubes, meter->samples, meter->query.video_valid);
+    q->error_off =
+        errors == 0 ? (fga_uncertainty){0} : uncertainty(squares, cubes, meter->samples, meter->query.video_valid);
     q->error_sum = errors;
     q->norm_sum = norms;
 }
@@ -420,11 +473,32 @@ static void judge_head(void *arg, int64_t head, int worker)
     }
 }
 
+/* The device looks at the samples, and the host reads what it saw. */
+static fga_status look_on_device(const run *r)
+{
+    const fga_meter *meter = r->meter;
+    fga_context *ctx = meter->dense.ctx;
+    const fga_attend_desc *d = &meter->desc;
+    assert(r->call->attended); /* sessions with targets are refused there */
+    fga_shape queries = {d->batch, d->query_heads, d->query_len, d->head_dim, d->dtype};
+    fga_shape keys = {d->batch, d->kv_heads, d->key_len, d->head_dim, d->dtype};
+    FGA_TRY(fga_check_view(ctx, "q", &r->args->q, &queries, FGA_DEVICE_CUDA));
+    FGA_TRY(fga_check_view(ctx, "k", &r->args->k, &keys, FGA_DEVICE_CUDA));
+    FGA_TRY(fga_check_view(ctx, "v", &r->args->v, &keys, FGA_DEVICE_CUDA));
+    FGA_TRY(fga_meter_probe_gpu(meter, r->call, r->call->workspace));
+    size_t bytes = (size_t)(all_heads(meter) * meter->samples) * SAMPLE_FIGURES * sizeof(float);
+    return fga_gpu_read(ctx, r->call->host, r->call->workspace, bytes, ctx->stream);
+}
+
 fga_status fga_meter_judge(const fga_meter *meter, const fga_judge_call *call)
 {
     FGA_TRY(fga_check_workspace(meter->dense.ctx, call->workspace, meter->workspace_bytes));
-    run r = start(meter, call->args, call->workspace);
-    r.call = call;
+    run r = start(meter, call);
+    if (on_device(meter)) {
+        FGA_TRY(look_on_device(&r));
+        fga_parallel_for(meter->dense.ctx, all_heads(meter), judge_head, &r);
+        return FGA_OK;
+    }
     /* What attention itself leaves is enough, but for recall where L covers summaries too. */
     bool passes = !call->attended || (call->recall && call->args->remainder != NULL);
     r.twin = passes && !call->twin;
@@ -475,9 +549,10 @@ static double percentile(const double *sorted, int64_t n, double fraction)
     return low + 1 < n ? sorted[low] + (at - (double)low) * (sorted[low + 1] - sorted[low]) : sorted[n - 1];
 }
 
-void fga_meter_summarise(const fga_meter *meter, const fga_head_quality *heads, void *workspace, fga_quality *quality)
+void fga_meter_summarise(const fga_meter *meter, const fga_head_quality *heads, const fga_judge_call *call,
+                         fga_quality *quality)
 {
-    run r = start(meter, NULL, workspace);
+    run r = start(meter, call);
     int64_t count = all_heads(meter);
     double error = 0, norm = 0;
     assert(r.part.block != NULL); /* the caller's workspace */

@@ -107,8 +107,8 @@ void fga_session_destroy(fga_session **handle)
     fga_session *s = *handle;
     fga_session_unplan(s);
     fga_gpu_mask_free(&s->gpu_memory);
-    void *arrays[] = {s->slots, s->kits,   s->overrides, s->heads,   s->quality, s->counts,
-                      s->skip,  s->recall, s->error,     s->density, s->keep,    s->near};
+    void *arrays[] = {s->slots,  s->kits,  s->overrides, s->heads, s->quality, s->counts,    s->skip,
+                      s->recall, s->error, s->density,   s->keep,  s->near,    s->meter_host};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         fga_free(s->ctx, arrays[i]);
     }

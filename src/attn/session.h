@@ -55,6 +55,7 @@ struct fga_session {
     double recall_sum, p05_sum, error_sum; /* over measured calls */
     /* On a CUDA context. */
     int32_t *keep, *near; /* [batch*query_heads] */
+    void *meter_host;     /* where something is measured */
     fga_gpu_mask gpu_memory;
     uint64_t *gpu_pairs; /* there: kept pairs and summary pairs of all sparse calls */
 };
@@ -89,7 +90,7 @@ bool fga_session_looks(const fga_session_call *call);
 /* ---- session_gpu.c: what differs on a CUDA context ---- */
 
 /* Whether sessions of the policy run there. */
-fga_status fga_session_check_gpu(fga_context *ctx, const fga_policy *policy, double measure_fraction);
+fga_status fga_session_check_gpu(fga_context *ctx, const fga_policy *policy);
 fga_status fga_session_make_gpu(fga_session *session);
 /* A mask for every slot that has a kit. */
 fga_status fga_session_masks_gpu(fga_session *session);

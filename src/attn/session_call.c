@@ -84,10 +84,11 @@ static void tell(const fga_session_call *c, fga_step_kind kind, const fga_pairs 
     if (s->desc.on_measure == NULL) {
         return;
     }
+    bool counted = s->ctx->options.device != FGA_DEVICE_CUDA; /* there the device alone knows the mask */
     for (int64_t h = 0; h < s->desc.batch * s->desc.query_heads; h++) {
         s->recall[h] = (float)s->quality[h].recall;
         s->error[h] = (float)sqrt(s->quality[h].error_squared);
-        s->density[h] = fga_mask_head_density(c->slot->mask, h);
+        s->density[h] = counted ? fga_mask_head_density(c->slot->mask, h) : NAN;
     }
     s->desc.on_measure(s->desc.user,
                        &(fga_measured){.step = c->step,
@@ -97,7 +98,9 @@ static void tell(const fga_session_call *c, fga_step_kind kind, const fga_pairs 
                                        .recall = s->recall,
                                        .error = s->error,
                                        .density = s->density,
-                                       .cost = pairs->all > 0 ? (pairs->kept + pairs->summaries) / pairs->all : 0});
+                                       .cost = !counted         ? NAN
+                                               : pairs->all > 0 ? (pairs->kept + pairs->summaries) / pairs->all
+                                                                : 0});
 }
 
 static fga_status measure(fga_session_call *c, fga_step_kind kind, const fga_pairs *pairs)
@@ -107,16 +110,18 @@ static fga_status measure(fga_session_call *c, fga_step_kind kind, const fga_pai
     const fga_meter *meter = &c->slot->kit->meter;
     fga_quality q;
     double start = fga_session_now();
-    FGA_TRY(fga_meter_judge(meter, &(fga_judge_call){.args = &c->args,
-                                                     .attended = true,
-                                                     .recall = true,
-                                                     .error = true,
-                                                     .heads = s->quality,
-                                                     .key = &s->desc.sequence,
-                                                     .twin = c->twin,
-                                                     .workspace = c->workspace + s->meter_at}));
+    const fga_judge_call call = {.args = &c->args,
+                                 .attended = true,
+                                 .recall = true,
+                                 .error = true,
+                                 .heads = s->quality,
+                                 .key = &s->desc.sequence,
+                                 .twin = c->twin,
+                                 .workspace = c->workspace + s->meter_at,
+                                 .host = s->meter_host};
+    FGA_TRY(fga_meter_judge(meter, &call));
     c->twin = true;
-    fga_meter_summarise(meter, s->quality, c->workspace + s->meter_at, &q);
+    fga_meter_summarise(meter, s->quality, &call, &q);
     bool first = report->measured_calls++ == 0;
     s->recall_sum += q.recall;
     s->p05_sum += q.recall_p05;
@@ -175,11 +180,12 @@ static void count(fga_session_report *report, fga_step_kind kind, const fga_pair
 static fga_status attend(fga_session_call *c, fga_step_kind kind)
 {
     fga_session *s = c->session;
-    fga_pairs pairs;
-    if (s->ctx->options.device == FGA_DEVICE_CUDA) {
-        return fga_session_attend_gpu(c, kind);
-    }
+    fga_pairs pairs = {0};
     bool measured = is_measured(c, kind);
+    if (s->ctx->options.device == FGA_DEVICE_CUDA) {
+        FGA_TRY(fga_session_attend_gpu(c, kind));
+        return measured ? measure(c, kind, &pairs) : FGA_OK;
+    }
     c->args.mask = kind != FGA_STEP_DENSE ? c->slot->mask : NULL;
     c->args.lse = measured && c->args.remainder == NULL ? (float *)(c->workspace + s->lse_at) : NULL;
     double start = fga_session_now();

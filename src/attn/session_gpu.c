@@ -1,5 +1,5 @@
 /* session_gpu.c - what a session does differently on a CUDA context: masks are allocated when it is made, refreshes and
- * attention are only put on the context's stream, and pairs are counted there. */
+ * attention are only put on the context's stream, and pairs are counted there. Measured calls alone wait for it. */
 #include "attn/session.h"
 
 #include "base/context.h"
@@ -16,7 +16,7 @@ static fga_status refuse(fga_context *ctx, const fga_policy *p, const char *what
                             p->name, what, ctx->gpu.name);
 }
 
-fga_status fga_session_check_gpu(fga_context *ctx, const fga_policy *p, double measure_fraction)
+fga_status fga_session_check_gpu(fga_context *ctx, const fga_policy *p)
 {
     if (p->select != FGA_SELECT_TOPK) {
         return refuse(ctx, p, "it selects otherwise than by top-k");
@@ -28,10 +28,7 @@ fga_status fga_session_check_gpu(fga_context *ctx, const fga_policy *p, double m
         return refuse(ctx, p, p->zero_pad ? "it has zero_pad" : "it has a gate");
     }
     if (p->target_recall > 0 || p->recall_floor > 0 || p->target_error > 0 || p->refresh_drop > 0) {
-        return refuse(ctx, p, "it has targets or refresh_drop, which need measuring");
-    }
-    if (measure_fraction > 0) {
-        return refuse(ctx, p, "measure_fraction is above 0");
+        return refuse(ctx, p, "it has targets or refresh_drop, for which masks are judged before they are used");
     }
     return FGA_OK;
 }

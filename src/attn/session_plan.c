@@ -19,7 +19,7 @@ fga_session_slot *fga_session_slot_of(const fga_session *s, int layer, int branc
 /* ---- sizes of the workspace's parts ------------------------------------------------------------------ */
 
 typedef struct parts {
-    size_t work, sums, lse, meter;
+    size_t work, sums, lse, meter, meter_host;
 } parts;
 
 static void raise(size_t *most, size_t bytes)
@@ -91,6 +91,10 @@ static fga_status make_meter(const fga_session *s, fga_session_kit *kit, parts *
     }
     FGA_TRY(fga_meter_init(s->ctx, &kit->attend.desc, &s->desc.sequence, fraction, &kit->meter));
     raise(&most->meter, kit->meter.workspace_bytes);
+    raise(&most->meter_host, kit->meter.host_bytes);
+    if (s->ctx->options.device == FGA_DEVICE_CUDA) {
+        return FGA_OK;
+    }
     size_t lse = 0;
     if (!fga_size_add(&lse, s->desc.batch * s->desc.query_heads * kit->attend.desc.query_len, sizeof(float))) {
         return fga_context_fail(s->ctx, FGA_ERR_UNSUPPORTED, "the session's workspace is too large");
@@ -113,7 +117,7 @@ static fga_status fill_kit(const fga_session *s, fga_session_kit *kit, parts *mo
     bool on_device = s->ctx->options.device == FGA_DEVICE_CUDA;
     if (on_device) {
         predict = fga_refresh_describe(&predict, policy);
-        FGA_TRY(fga_session_check_gpu(s->ctx, policy, s->desc.measure_fraction));
+        FGA_TRY(fga_session_check_gpu(s->ctx, policy));
         FGA_TRY(fga_refresh_gpu_init(s->ctx, &predict, &kit->gpu));
         raise(&most->work, kit->gpu.workspace_bytes);
     } else {
@@ -129,11 +133,8 @@ static fga_status fill_kit(const fga_session *s, fga_session_kit *kit, parts *mo
         FGA_TRY(fga_remainder_place(s->ctx, &attend, policy->group, NULL, &bytes, NULL));
         raise(&most->sums, bytes);
     }
-    if (on_device) {
-        return FGA_OK;
-    }
     FGA_TRY(make_meter(s, kit, most));
-    return make_scratch(s, kit);
+    return on_device ? FGA_OK : make_scratch(s, kit);
 }
 
 /* ---- all of them -------------------------------------------------------------------------------------- */
@@ -197,6 +198,12 @@ fga_status fga_session_plan(fga_session *s)
     s->meter_at = used;
     fits = fits && fga_size_add(&used, 1, most.meter);
     s->workspace_bytes = used;
+    if (most.meter_host > 0) {
+        s->meter_host = fga_alloc(s->ctx, most.meter_host);
+        if (s->meter_host == NULL) {
+            return fga_context_fail(s->ctx, FGA_ERR_MEMORY, "no memory for what a session measures");
+        }
+    }
     return fits ? FGA_OK : fga_context_fail(s->ctx, FGA_ERR_UNSUPPORTED, "the session's workspace is too large");
 }
 

@@ -56,8 +56,8 @@ static fga_status judge(fga_session_call *c, const fga_mask *mask)
     return FGA_OK;
 }
 
-/* What the mean of a skewed quantity may be above its estimate: Johnson 1978, "Modified t Tests and Confidence Intervals
- * for Asymmetrical Populations", solved for the mean. */
+/* What the mean of a skewed quantity may be above its estimate: Johnson 1978, "Modified t Tests and Confidence
+ * Intervals for Asymmetrical Populations", solved for the mean. */
 static double margin_of(fga_uncertainty off)
 {
     return margin * off.deviation + (1 + 2 * margin * margin) / 6 * fmax(off.skew, 0);

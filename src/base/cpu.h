@@ -7,8 +7,8 @@ typedef enum fga_cpu_feature {
     FGA_CPU_AVX512 = 2,     /* AVX-512 F, BW, DQ and VL */
     FGA_CPU_AVX512BF16 = 4, /* the above and AVX512_BF16 */
     FGA_CPU_AMX = 8,        /* the above and AMX tiles of bf16, which the operating system must have let us use */
-    /* AVX512_BF16 multiplies pairs at half the rate at which AVX-512 multiplies f32, so converting is faster. Intel's cores
-     * with tiles do, whether or not the operating system grants the tiles (docs/kernels-cpu.md). */
+    /* AVX512_BF16 multiplies pairs at half the rate at which AVX-512 multiplies f32, so converting is faster. Intel's
+     * cores with tiles do, whether or not the operating system grants the tiles (docs/kernels-cpu.md). */
     FGA_CPU_SLOW_BF16_DOTS = 16
 } fga_cpu_feature;
 

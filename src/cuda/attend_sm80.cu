@@ -1,10 +1,8 @@
 /* attend_sm80.cu - attention over gathered keys for any device from compute capability 8.0 on.
  *
- * One warp per 16 queries. Tiles of BN gathered rows of K and V, two in flight, each row 16 bytes apart from a multiple
- * of 128 so that ldmatrix meets no bank twice. mma.sync m16n8k16, the weights of one product being the operand of the
- * next without leaving their registers; online softmax in base 2.
+ * One warp per 16 queries. Tiles of BN gathered rows of K and V, two in flight (flash.cuh).
  */
-#include "cuda/mma.cuh"
+#include "cuda/flash.cuh"
 #include "cuda/rest.cuh"
 #include "cuda/shapes.h"
 
@@ -12,7 +10,7 @@ namespace fga
 {
 
 template <int D, int BN> struct sm80_tile {
-    static constexpr int row_bytes = 2 * D + 16, chunks = D / 8, rows_bytes = BN * row_bytes,
+    static constexpr int row_bytes = flash_row_bytes<D>, chunks = D / 8, rows_bytes = BN * row_bytes,
                          slots = FGA_REST_SLOTS(BN);
 
     struct shared {
@@ -26,26 +24,6 @@ template <int D, int BN> struct sm80_tile {
     };
 };
 
-/* What a warp knows of its 16 queries; lane holds rows lane/4 and lane/4 + 8. */
-template <int D> struct query_rows {
-    static constexpr bool held = D <= 128; /* wider queries would not leave registers for the rest */
-    const char *address[2];                /* of the two rows in global memory; NULL: past the last query */
-    int channels;
-    uint32_t q[held ? D / 16 : 1][4]; /* the left operand */
-    float o[D / 8][4];
-    float most[2], sum[2]; /* of the logits in base 2; of the weights, the lane's columns only */
-};
-
-template <int D> __device__ __forceinline__ void query_operand(const query_rows<D> &r, int step, uint32_t (&q)[4])
-{
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        int channel = step * 16 + (i >> 1) * 8 + (threadIdx.x & 3) * 2;
-        bool inside = r.address[i & 1] != nullptr && channel < r.channels;
-        q[i] = inside ? __ldg(reinterpret_cast<const uint32_t *>(r.address[i & 1] + 2 * channel)) : 0;
-    }
-}
-
 template <int D> __device__ __forceinline__ void load_queries(const fga_gpu_attend &a, const item &t, query_rows<D> &r)
 {
     const char *q = (const char *)a.q.data + 2 * (t.b * a.q.batch + t.h * a.q.head + t.first * a.q.token);
@@ -54,18 +32,7 @@ template <int D> __device__ __forceinline__ void load_queries(const fga_gpu_atte
         int query = threadIdx.x / 32 * 16 + (threadIdx.x & 31) / 4 + half * 8;
         r.address[half] = query < t.rows ? q + 2 * query * a.q.token : nullptr;
     }
-    if constexpr (query_rows<D>::held) {
-#pragma unroll
-        for (int step = 0; step < D / 16; step++) {
-            query_operand(r, step, r.q[step]);
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < D / 8; i++) {
-        r.o[i][0] = r.o[i][1] = r.o[i][2] = r.o[i][3] = 0;
-    }
-    r.most[0] = r.most[1] = minus_infinity();
-    r.sum[0] = r.sum[1] = 0;
+    begin_rows(r);
 }
 
 template <typename T, int D>
@@ -112,83 +79,6 @@ __device__ __forceinline__ void gather(const fga_gpu_attend &a, const row_source
         for (int tensor = 0; tensor < 2; tensor++) {
             const char *source = row_of(tensor == 0 ? from.k : from.v, e) + (read ? chunk * 16 : 0);
             copy_async_16(shared_address(rows[tensor]) + row * tile::row_bytes + chunk * 16, source, read);
-        }
-    }
-}
-
-/* S = Q K^T of one tile, softmax, O += P V. */
-template <typename T, int D, int BN>
-__device__ __forceinline__ void attend_tile(const unsigned char *k_rows, const unsigned char *v_rows, const float *bias,
-                                            float scale, query_rows<D> &r)
-{
-    using tile = sm80_tile<D, BN>;
-    int lane = threadIdx.x & 31;
-    float s[BN / 8][4] = {};
-    uint32_t k = shared_address(k_rows) + ((lane & 7) + (lane >> 4) * 8) * tile::row_bytes + (lane >> 3 & 1) * 16;
-#pragma unroll
-    for (int step = 0; step < D / 16; step++) {
-        uint32_t q[4];
-        if constexpr (query_rows<D>::held) {
-            q[0] = r.q[step][0], q[1] = r.q[step][1], q[2] = r.q[step][2], q[3] = r.q[step][3];
-        } else {
-            query_operand(r, step, q);
-        }
-#pragma unroll
-        for (int i = 0; i < BN / 16; i++) {
-            uint32_t b[4];
-            load_matrices(b, k + i * 16 * tile::row_bytes + step * 32);
-            multiply_add<T>(s[2 * i], q, b[0], b[1]);
-            multiply_add<T>(s[2 * i + 1], q, b[2], b[3]);
-        }
-    }
-    float most[2] = {r.most[0], r.most[1]};
-#pragma unroll
-    for (int i = 0; i < BN / 8; i++) {
-        float2 b = bias != nullptr ? *reinterpret_cast<const float2 *>(bias + i * 8 + (lane & 3) * 2)
-                                   : make_float2(0.0f, 0.0f);
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            s[i][j] = fmaf(s[i][j], scale, j & 1 ? b.y : b.x);
-            most[j >> 1] = fmaxf(most[j >> 1], s[i][j]);
-        }
-    }
-    float base[2], shrink[2];
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        most[half] = quad_max(most[half]);
-        base[half] =
-            most[half] == minus_infinity() ? 0.0f : most[half]; /* nothing seen yet: -inf - -inf is no number */
-        shrink[half] = exp2_fast(r.most[half] - base[half]);
-        r.most[half] = most[half];
-        r.sum[half] *= shrink[half];
-    }
-#pragma unroll
-    for (int i = 0; i < BN / 8; i++) {
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            s[i][j] = exp2_fast(s[i][j] - base[j >> 1]);
-            r.sum[j >> 1] += s[i][j];
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < D / 8; i++) {
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            r.o[i][j] *= shrink[j >> 1];
-        }
-    }
-    uint32_t v = shared_address(v_rows) + ((lane & 7) + (lane >> 3 & 1) * 8) * tile::row_bytes + (lane >> 4) * 16;
-#pragma unroll
-    for (int step = 0; step < BN / 16; step++) {
-        const uint32_t p[4] = {pack<T>(s[2 * step][0], s[2 * step][1]), pack<T>(s[2 * step][2], s[2 * step][3]),
-                               pack<T>(s[2 * step + 1][0], s[2 * step + 1][1]),
-                               pack<T>(s[2 * step + 1][2], s[2 * step + 1][3])};
-#pragma unroll
-        for (int i = 0; i < D / 16; i++) {
-            uint32_t b[4];
-            load_matrices_transposed(b, v + step * 16 * tile::row_bytes + i * 32);
-            multiply_add<T>(r.o[2 * i], p, b[0], b[1]);
-            multiply_add<T>(r.o[2 * i + 1], p, b[2], b[3]);
         }
     }
 }
@@ -283,7 +173,8 @@ __device__ __forceinline__ void attend_item(const fga_gpu_attend &a, const item 
             __syncthreads();
             if (computes) {
                 attend_tile<T, D, BN>(sh.rows[stage][0], sh.rows[stage][1],
-                                      sh.info[stage].biased ? sh.bias[stage] : nullptr, a.scale_log2, rows);
+                                      sh.info[stage].biased ? sh.bias[stage] : nullptr, a.scale_log2, rows,
+                                      nothing_else{});
             }
             if (summaries) {
                 sum_stage<T, D, BN>(rests, sh, stage, open, queue);

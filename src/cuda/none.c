@@ -108,6 +108,14 @@ fga_status fga_gpu_select_rows(fga_context *ctx, const fga_gpu_select *select, i
     return no_cuda(ctx);
 }
 
+fga_status fga_gpu_probe_samples(fga_context *ctx, const fga_gpu_probe *probe, fga_dtype dtype, void *stream)
+{
+    (void)probe;
+    (void)dtype;
+    (void)stream;
+    return no_cuda(ctx);
+}
+
 fga_status fga_gpu_order_blocks(fga_context *ctx, const fga_gpu_order *order, void *stream)
 {
     (void)order;

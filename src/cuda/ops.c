@@ -90,8 +90,8 @@ static fga_status need_halves(fga_context *ctx, fga_dtype dtype)
 {
     return dtype != FGA_F32 ? FGA_OK
                             : fga_context_fail(ctx, FGA_ERR_UNSUPPORTED,
-                                               "%s has no kernels of a refresh for %s, wanted "
-                                               "bf16 or f16",
+                                               "%s has no kernels of a refresh, or to measure, for "
+                                               "%s, wanted bf16 or f16",
                                                ctx->gpu.name, fga_dtype_name(dtype));
 }
 
@@ -105,6 +105,20 @@ fga_status fga_gpu_permute_rows(fga_context *ctx, const fga_gpu_permute *op, voi
     int64_t blocks = (op->rows * op->chunks + ROW_THREADS - 1) / ROW_THREADS, most = (int64_t)ctx->gpu.processors * 32;
     fga_gpu_permute a = *op;
     return launch(ctx, kernel, (grid){blocks < most ? blocks : most, ROW_THREADS, 0}, stream, &a);
+}
+
+fga_status fga_gpu_probe_samples(fga_context *ctx, const fga_gpu_probe *probe, fga_dtype dtype, void *stream)
+{
+    char name[32];
+    void *kernel = NULL;
+    const fga_gpu_attend *a = &probe->attend;
+    int dim = a->head_dim <= 64 ? 64 : a->head_dim <= 128 ? 128 : 256;
+    FGA_TRY(need_halves(ctx, dtype));
+    snprintf(name, sizeof name, "fga_probe_%s_d%d", fga_dtype_name(dtype), dim);
+    FGA_TRY(find(ctx, name, FGA_PROBE_SHARED(dim), &kernel));
+    int64_t blocks = (int64_t)a->batch * a->query_heads * ((probe->samples + FGA_PROBE_ROWS - 1) / FGA_PROBE_ROWS);
+    fga_gpu_probe argument = *probe;
+    return launch(ctx, kernel, (grid){blocks, FGA_PROBE_THREADS, FGA_PROBE_SHARED(dim)}, stream, &argument);
 }
 
 fga_status fga_gpu_group_sums(fga_context *ctx, const fga_gpu_sums *op, fga_dtype dtype, void *stream)

@@ -1,5 +1,6 @@
-/* ops.cu - the kernels of a refresh: thin entries to rows.cuh, rank.cuh and select.cuh. */
+/* ops.cu - the kernels of a refresh and of measuring: thin entries to rows.cuh, rank.cuh, select.cuh and probe.cuh. */
 #include "cuda/ops_shapes.h"
+#include "cuda/probe.cuh"
 #include "cuda/rank.cuh"
 #include "cuda/select.cuh"
 
@@ -93,6 +94,21 @@ FGA_ENTRY(fga_add_both, fga_gpu_tally, 32)
         a.to[threadIdx.x] += a.from[threadIdx.x];
     }
 }
+
+#define FGA_PROBE(name, type, dim) \
+    FGA_ENTRY(fga_probe_##name##_d##dim, fga_gpu_probe, FGA_PROBE_THREADS) \
+    { \
+        fga::probe_samples<type, dim, FGA_PROBE_KEYS(dim)>(a); \
+    } \
+    static_assert(sizeof(fga::probe_tile<dim, FGA_PROBE_KEYS(dim)>::shared) == FGA_PROBE_SHARED(dim), \
+                  "the host's idea of it");
+
+FGA_PROBE(bf16, __nv_bfloat16, 64)
+FGA_PROBE(bf16, __nv_bfloat16, 128)
+FGA_PROBE(bf16, __nv_bfloat16, 256)
+FGA_PROBE(f16, __half, 64)
+FGA_PROBE(f16, __half, 128)
+FGA_PROBE(f16, __half, 256)
 
 static_assert(sizeof(fga::rank_tile<64>::shared) == FGA_RANK_SHARED(64), "the host's idea of it");
 static_assert(sizeof(fga::rank_tile<128>::shared) == FGA_RANK_SHARED(128), "the host's idea of it");

@@ -13,6 +13,11 @@
 #define FGA_WIDE_PRODUCER 40
 #define FGA_WIDE_CONSUMER 232
 #define FGA_WIDE_SHARED(dim) (1024 + 128 * 2 * (dim) * (1 + FGA_WIDE_STAGES) + (8 * 128 + 16) * FGA_WIDE_STAGES)
+/* 64 samples, a warp per 16, and two stages of K and V, fewer keys where head_dim is above 128. */
+#define FGA_PROBE_ROWS 64
+#define FGA_PROBE_THREADS 128
+#define FGA_PROBE_KEYS(dim) ((dim) > 128 ? 32 : 64)
+#define FGA_PROBE_SHARED(dim) (4 * FGA_PROBE_KEYS(dim) * (2 * (dim) + 16) + 8 * FGA_PROBE_KEYS(dim))
 /* Beside two bytes per tile, rounded up to 64, where they are cached. */
 #define FGA_SELECT_SHARED (4 * 2048 + 4 * 32 + 64)
 

@@ -134,6 +134,17 @@ typedef struct fga_gpu_tally {
     const uint64_t *from;
 } fga_gpu_tally;
 
+/* ---- probe --------------------------------------------------------------------------------------------------------
+ */
+
+/* Sample r of `samples` is token prefix + floor((2 r + 1) * video / (2 samples)); `attend` as it was run, its o
+ * included. */
+typedef struct fga_gpu_probe {
+    fga_gpu_attend attend;
+    float *figures; /* [batch*query_heads][samples][3]: recall; squared norms of O - O_dense and of O_dense */
+    int32_t samples, prefix, video;
+} fga_gpu_probe;
+
 /* ---- the host's side ----------------------------------------------------------------------------------------------
  */
 
@@ -178,6 +189,8 @@ fga_status fga_gpu_refresh_prepare(fga_context *ctx, const fga_gpu_refresh *shap
 fga_status fga_gpu_refresh_launch(fga_context *ctx, const fga_gpu_refresh_plan *plan, fga_gpu_refresh_call *call);
 /* From scores [heads*blocks][tiles] that are on the device: select->score, score_stride = tiles, entries = 1. */
 fga_status fga_gpu_select_rows(fga_context *ctx, const fga_gpu_select *select, int64_t rows, void *stream);
+/* Asynchronous. */
+fga_status fga_gpu_probe_samples(fga_context *ctx, const fga_gpu_probe *probe, fga_dtype dtype, void *stream);
 /* Starts both counts of pairs at 0. */
 fga_status fga_gpu_order_blocks(fga_context *ctx, const fga_gpu_order *order, void *stream);
 fga_status fga_gpu_count_rests(fga_context *ctx, const fga_gpu_rests *rests, void *stream);

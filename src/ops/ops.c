@@ -50,7 +50,8 @@ fga_status fga_ops_select(const char *name, fga_ops *ops)
 {
     int last = -1;
     for (int i = 0; i < variant_count; i++) {
-        if (name == NULL ? fga_variant_runs_here(i) && !slower_here(&variants[i]) : strcmp(name, variants[i].name) == 0) {
+        if (name == NULL ? fga_variant_runs_here(i) && !slower_here(&variants[i])
+                         : strcmp(name, variants[i].name) == 0) {
             last = i;
         }
     }

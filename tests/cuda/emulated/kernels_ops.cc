@@ -57,6 +57,11 @@ static inline int atomicMax(int *to, int x)
     KERNEL(fga_sm90_row_sums_means_d##dim, fga_gpu_rank) \
     KERNEL(fga_sm90_mass_d##dim, fga_gpu_rank)
 
+#define PROBES(name) \
+    KERNEL(fga_probe_##name##_d64, fga_gpu_probe) \
+    KERNEL(fga_probe_##name##_d128, fga_gpu_probe) \
+    KERNEL(fga_probe_##name##_d256, fga_gpu_probe)
+
 int emulated_ops(const char *name, void *argument)
 {
     KERNEL(fga_move_rows, fga_gpu_permute)
@@ -79,5 +84,7 @@ int emulated_ops(const char *name, void *argument)
     KERNEL(fga_order_blocks_by_keys, fga_gpu_order)
     KERNEL(fga_count_group_rests, fga_gpu_rests)
     KERNEL(fga_add_both, fga_gpu_tally)
+    PROBES(bf16)
+    PROBES(f16)
     return 0;
 }
