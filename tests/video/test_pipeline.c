@@ -256,6 +256,42 @@ static void threads_do_not_change_bytes(void **state)
     (void)state;
 }
 
+/* One model, one video after the other, of other sizes, steps, guidance and policies: nothing of one is left in the
+ * next. */
+static void videos_do_not_mix(void **state)
+{
+    static const struct {
+        int run, steps;
+        const char *policy;
+    } videos[] = {{0, 4, "fgdfs,group=8"},
+                  {1, 20, "dfs,block_m=16,tile_n=2,sub_q=4,sub_k=2,phases=1/4:0.5"},
+                  {2, 5, "fgdfs,block_m=32,group=8,density=0.2"},
+                  {0, 4, "fgdfs,group=8"}};
+    enum { VIDEOS = sizeof videos / sizeof videos[0] };
+    fga_context *ctx = open_context(2);
+    fgv_model *model = open_model(ctx, TINY);
+    recording r[VIDEOS];
+    for (int i = 0; i < VIDEOS; i++) {
+        fgv_request request = request_of(model, &runs[videos[i].run]);
+        request.steps = videos[i].steps;
+        request.measure_fraction = 1.0;
+        assert_int_equal(fga_policy_parse(ctx, videos[i].policy, &request.policy), FGA_OK);
+        r[i] = start_recording(&request);
+        fgv_result result;
+        generate(ctx, model, &request, &r[i], &result);
+        assert_int_equal(result.steps_dense + result.steps_refresh + result.steps_reuse, request.steps);
+        assert_true(result.steps_refresh > 0 && result.attention.pairs_kept < result.attention.pairs_total);
+    }
+    assert_memory_equal(r[VIDEOS - 1].rgb, r[0].rgb, (size_t)r[0].frames * r[0].frame_bytes);
+    assert_memory_equal(r[VIDEOS - 1].latents, r[0].latents, (size_t)r[0].elements * sizeof *r[0].latents);
+    for (int i = 0; i < VIDEOS; i++) {
+        free_recording(&r[i]);
+    }
+    fgv_model_close(&model);
+    fga_context_destroy(&ctx);
+    (void)state;
+}
+
 static void seeds_and_prompts_matter(void **state)
 {
     fga_context *ctx = open_context(2);
@@ -532,6 +568,7 @@ int main(void)
         cmocka_unit_test(runs_equal_wan_pipeline),
         cmocka_unit_test(stages_agree_with_the_whole),
         cmocka_unit_test(threads_do_not_change_bytes),
+        cmocka_unit_test(videos_do_not_mix),
         cmocka_unit_test(seeds_and_prompts_matter),
         cmocka_unit_test(stops_when_told),
         cmocka_unit_test(absurd_requests_are_refused),
