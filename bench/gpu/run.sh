@@ -4,12 +4,13 @@
 #   quick     a few cases of every kind (5 s)
 #   time      dense, N = 1 to 64, densities 0.5 to 0.05, each M, with and without summaries, 32,760 and 75,600 tokens,
 #             against PyTorch's attention in cuDNN where that can be imported (50 s)
+#   ops       refreshes and measuring: every check, then each part as a share of dense attention (1 minute)
 #   gather    how fast rows come into shared memory (15 s)
 #   full      every case (2 minutes)
 #   sanitize  compute-sanitizer on small cases (2 minutes)
 #   peers     FlexAttention and FlashInfer, where they can be imported (2 minutes)
-# BUILD (default build-gpu) may hold check_cuda, bench_cuda and bench_gather from another machine; else they are built
-# there, for which nvcc, CMake and Ninja are needed. HEADS (default 4) is the number of heads: fewer
+# BUILD (default build-gpu) may hold check_cuda, bench_cuda, bench_gather, check_cuda_ops and bench_cuda_ops from another
+# machine; else they are built there, for which nvcc, CMake and Ninja are needed. HEADS (default 4) is the number of heads: fewer
 # make shorter runs, of which one may miss what else uses the device. PEER_MS, cuDNN's dense time at 32,760 tokens and as
 # many heads, saves measuring it. Nothing runs longer than its limit. Logs and tables
 # go to OUT (default BUILD/out); the last lines are the short form. Exit status 1 when a step failed.
@@ -18,7 +19,7 @@ cd "$(dirname "$0")/../.."
 build=${2:-build-gpu}
 out=${1:-$build/out}
 heads=${HEADS:-4}
-[ $# -gt 2 ] && shift 2 || set -- quick time gather full sanitize peers
+[ $# -gt 2 ] && shift 2 || set -- quick time ops gather full sanitize peers
 mkdir -p "$build" "$out"
 failed=
 started=$(date +%s)
@@ -41,7 +42,8 @@ step() { # step NAME SECONDS COMMAND...: its output goes to a log
 find_programs() {
     for place in "$build" "$build/bench/gpu"; do
         check=$place/check_cuda bench=$place/bench_cuda gather=$place/bench_gather
-        [ -x "$check" ] && [ -x "$bench" ] && [ -x "$gather" ] && return 0
+        check_ops=$place/check_cuda_ops bench_ops=$place/bench_cuda_ops
+        [ -x "$check" ] && [ -x "$bench" ] && [ -x "$gather" ] && [ -x "$check_ops" ] && [ -x "$bench_ops" ] && return 0
     done
     return 1
 }
@@ -77,6 +79,15 @@ timings() {
     step bench-long 25 "$bench" --short --tokens 75600 --heads "$heads" --repeats 7 --m 128 --csv "$out/long.csv"
 }
 
+refreshes() {
+    step ops 120 "$check_ops"
+    grep -E 'FAIL|passed|skipped' "$out/ops.log" | tail -n 25
+    for tokens in 32760 75600; do
+        step "bench-ops-$tokens" 60 "$bench_ops" --tokens "$tokens" --heads "$heads" --csv "$out/ops-$tokens.csv"
+        grep 'of dense' "$out/bench-ops-$tokens.log"
+    done
+}
+
 sanitize() {
     for case in 2:memcheck 0:memcheck 35:memcheck 0:racecheck 2:racecheck 0:synccheck; do
         tool=${case#*:} case=${case%:*}
@@ -89,7 +100,7 @@ nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,temperature.gpu,
     >"$out/card.txt" 2>&1
 if ! find_programs; then
     step configure 60 cmake -S . -B "$build" -G Ninja -DFGATTN_VIDEO=OFF -DFGATTN_TESTS=OFF -DFGATTN_CUDA=ON &&
-        step build 300 ninja -C "$build" check_cuda bench_cuda gpu_gather && find_programs || {
+        step build 300 ninja -C "$build" check_cuda bench_cuda gpu_gather check_cuda_ops bench_cuda_ops && find_programs || {
         tail -n 30 "$out/build.log" "$out/configure.log"
         exit 1
     }
@@ -98,6 +109,7 @@ for part; do
     case $part in
     quick) quick ;;
     time) timings ;;
+    ops) refreshes ;;
     gather) step gather 30 "$gather" ;;
     full)
         step full 120 "$check"
