@@ -55,6 +55,7 @@ struct fga_session {
     double recall_sum, p05_sum, error_sum; /* over measured calls */
     /* On a CUDA context. */
     int32_t *keep, *near; /* [batch*query_heads] */
+    uint8_t *everything;  /* likewise */
     void *meter_host;     /* where something is measured */
     fga_gpu_mask gpu_memory;
     uint64_t *gpu_pairs; /* there: kept pairs and summary pairs of all sparse calls */
@@ -67,7 +68,8 @@ typedef struct fga_session_call {
     fga_attend_args args; /* the caller's; then with mask, remainder and lse */
     fga_remainder remainder;
     char *workspace;
-    bool twin; /* the meter has this call's exact outputs */
+    bool twin;     /* the meter has this call's exact outputs */
+    bool attended; /* on a CUDA context: args.o is what the slot's mask gives, since it was looked at */
 } fga_session_call;
 
 /* ---- session_plan.c ---- */
@@ -89,12 +91,19 @@ bool fga_session_looks(const fga_session_call *call);
 
 /* ---- session_gpu.c: what differs on a CUDA context ---- */
 
+bool fga_session_on_device(const fga_session *session);
 /* Whether sessions of the policy run there. */
 fga_status fga_session_check_gpu(fga_context *ctx, const fga_policy *policy);
 fga_status fga_session_make_gpu(fga_session *session);
 /* A mask for every slot that has a kit. */
 fga_status fga_session_masks_gpu(fga_session *session);
-fga_status fga_session_refresh_gpu(fga_session_call *call);
+/* Before a refresh: a mask that nobody else retains. */
+fga_status fga_session_own_mask_gpu(fga_session_call *call);
+/* Scores and selects into the slot's mask, with the heads' settings as they are. */
+fga_status fga_session_select_gpu(fga_session_call *call);
+/* Attends under the slot's mask. */
+fga_status fga_session_try_gpu(fga_session_call *call);
+/* Attends, unless it has been tried, and counts. */
 fga_status fga_session_attend_gpu(fga_session_call *call, fga_step_kind kind);
 /* Adds what the device has counted; waits for it. */
 void fga_session_report_gpu(const fga_session *session, fga_session_report *report);

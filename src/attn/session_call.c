@@ -84,7 +84,7 @@ static void tell(const fga_session_call *c, fga_step_kind kind, const fga_pairs 
     if (s->desc.on_measure == NULL) {
         return;
     }
-    bool counted = s->ctx->options.device != FGA_DEVICE_CUDA; /* there the device alone knows the mask */
+    bool counted = !fga_session_on_device(s); /* there the device alone knows the mask */
     for (int64_t h = 0; h < s->desc.batch * s->desc.query_heads; h++) {
         s->recall[h] = (float)s->quality[h].recall;
         s->error[h] = (float)sqrt(s->quality[h].error_squared);
@@ -157,9 +157,9 @@ static fga_status prepare(fga_session_call *c)
 static fga_status refresh(fga_session_call *c)
 {
     fga_session_report *report = &c->session->report;
-    double start = fga_session_now(), measured = report->measure_s;
-    FGA_TRY(c->session->ctx->options.device == FGA_DEVICE_CUDA ? fga_session_refresh_gpu(c) : fga_session_refresh(c));
-    report->score_s += fga_session_now() - start - (report->measure_s - measured);
+    double start = fga_session_now(), other = report->measure_s + report->attend_s;
+    FGA_TRY(fga_session_refresh(c));
+    report->score_s += fga_session_now() - start - (report->measure_s + report->attend_s - other);
     return FGA_OK;
 }
 
@@ -182,7 +182,7 @@ static fga_status attend(fga_session_call *c, fga_step_kind kind)
     fga_session *s = c->session;
     fga_pairs pairs = {0};
     bool measured = is_measured(c, kind);
-    if (s->ctx->options.device == FGA_DEVICE_CUDA) {
+    if (fga_session_on_device(s)) {
         FGA_TRY(fga_session_attend_gpu(c, kind));
         return measured ? measure(c, kind, &pairs) : FGA_OK;
     }

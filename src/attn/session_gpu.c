@@ -1,12 +1,16 @@
 /* session_gpu.c - what a session does differently on a CUDA context: masks are allocated when it is made, refreshes and
- * attention are only put on the context's stream, and pairs are counted there. Measured calls alone wait for it. */
+ * attention are only put on the context's stream, and pairs are counted there. Measured calls alone wait for it. A mask
+ * is judged by attending under it, whose outputs are the call's if it stays. */
 #include "attn/session.h"
 
 #include "base/context.h"
 
 #include <math.h>
 
-enum { ANY_LAYER = FGA_MAX_COUNT }; /* see session_call.c */
+bool fga_session_on_device(const fga_session *s)
+{
+    return s->ctx->options.device == FGA_DEVICE_CUDA;
+}
 
 static fga_status refuse(fga_context *ctx, const fga_policy *p, const char *what)
 {
@@ -26,9 +30,6 @@ fga_status fga_session_check_gpu(fga_context *ctx, const fga_policy *p)
     }
     if (p->zero_pad || p->gate_q > 0 || p->gate_k > 0) {
         return refuse(ctx, p, p->zero_pad ? "it has zero_pad" : "it has a gate");
-    }
-    if (p->target_recall > 0 || p->recall_floor > 0 || p->target_error > 0 || p->refresh_drop > 0) {
-        return refuse(ctx, p, "it has targets or refresh_drop, for which masks are judged before they are used");
     }
     return FGA_OK;
 }
@@ -62,13 +63,15 @@ fga_status fga_session_masks_gpu(fga_session *s)
 }
 
 /* A mask that somebody else retains stays as it is. */
-static fga_status own_mask(const fga_session *s, fga_session_slot *slot)
+fga_status fga_session_own_mask_gpu(fga_session_call *c)
 {
+    fga_session_slot *slot = c->slot;
+    slot->refreshed = -1; /* until it is made again */
     if (atomic_load_explicit(&slot->mask->references, memory_order_acquire) == 1) {
         return FGA_OK;
     }
     fga_mask *mask;
-    FGA_TRY(make_mask(s, slot->kit, &mask));
+    FGA_TRY(make_mask(c->session, slot->kit, &mask));
     fga_mask_release(&slot->mask);
     slot->mask = mask;
     return FGA_OK;
@@ -97,27 +100,38 @@ static fga_status count_rests(const fga_session *s, const fga_session_kit *kit, 
     return fga_gpu_count_rests(s->ctx, &rests, s->ctx->stream);
 }
 
-fga_status fga_session_refresh_gpu(fga_session_call *c)
+fga_status fga_session_select_gpu(fga_session_call *c)
 {
     fga_session *s = c->session;
-    fga_session_slot *slot = c->slot;
-    const fga_policy *p = &slot->kit->policy;
-    double density = 1;
-    fga_policy_step(p, c->step, s->steps, ANY_LAYER, &density);
-    FGA_TRY(
-        fga_settings_heads(&s->settings, c->layer, s->desc.policy.share_branches ? 0 : c->branch, density, s->heads));
-    FGA_TRY(own_mask(s, slot));
-    slot->refreshed = -1; /* until it is made again */
+    const fga_session_slot *slot = c->slot;
     const fga_refresh_gpu_call call = {.args = &c->args,
                                        .heads = s->heads,
                                        .keep = s->keep,
                                        .near = s->near,
-                                       .everything = s->skip,
+                                       .everything = s->everything,
                                        .workspace = c->workspace,
                                        .mask = slot->mask};
-    FGA_TRY(fga_refresh_gpu_run(s->ctx, &slot->kit->gpu, p, &call));
-    FGA_TRY(count_rests(s, slot->kit, slot->mask));
-    slot->refreshed = c->step;
+    c->attended = false;
+    FGA_TRY(fga_refresh_gpu_run(s->ctx, &slot->kit->gpu, &slot->kit->policy, &call));
+    return count_rests(s, slot->kit, slot->mask);
+}
+
+static fga_status attend(fga_session_call *c, bool sparse)
+{
+    fga_session *s = c->session;
+    double start = fga_session_now();
+    const fga_attend_call call = {
+        .args = &c->args, .query = &s->desc.sequence, .key = &s->desc.sequence, .workspace = c->workspace};
+    c->args.mask = sparse ? c->slot->mask : NULL;
+    FGA_TRY(fga_attend_execute(sparse ? &c->slot->kit->attend : &s->dense, &call));
+    s->report.attend_s += fga_session_now() - start;
+    return FGA_OK;
+}
+
+fga_status fga_session_try_gpu(fga_session_call *c)
+{
+    FGA_TRY(attend(c, true));
+    c->attended = true;
     return FGA_OK;
 }
 
@@ -126,16 +140,14 @@ fga_status fga_session_attend_gpu(fga_session_call *c, fga_step_kind kind)
     fga_session *s = c->session;
     fga_session_report *report = &s->report;
     bool sparse = kind != FGA_STEP_DENSE;
-    c->args.mask = sparse ? c->slot->mask : NULL;
-    double start = fga_session_now(), valid = (double)fga_sequence_valid(&s->desc.sequence);
+    double valid = (double)fga_sequence_valid(&s->desc.sequence);
     double pairs = (double)(s->desc.batch * s->desc.query_heads) * valid * valid;
-    const fga_attend_call call = {
-        .args = &c->args, .query = &s->desc.sequence, .key = &s->desc.sequence, .workspace = c->workspace};
-    FGA_TRY(fga_attend_execute(sparse ? &c->slot->kit->attend : &s->dense, &call));
+    if (!c->attended) {
+        FGA_TRY(attend(c, sparse));
+    }
     if (sparse) {
         FGA_TRY(fga_gpu_add_pairs(s->ctx, &(fga_gpu_tally){s->gpu_pairs, c->slot->mask->gpu_pairs}, s->ctx->stream));
     }
-    report->attend_s += fga_session_now() - start;
     report->pairs_total += pairs;
     report->pairs_kept += sparse ? 0 : pairs;
     report->sparse_total += sparse ? pairs : 0;

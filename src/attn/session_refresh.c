@@ -39,17 +39,22 @@ static fga_status judge(fga_session_call *c, const fga_mask *mask)
     fga_session *s = c->session;
     const fga_session_kit *kit = c->slot->kit;
     const fga_policy *p = &kit->policy;
+    if (fga_session_on_device(s)) {
+        FGA_TRY(fga_session_try_gpu(c));
+    }
     double start = fga_session_now();
     fga_attend_args args = c->args;
     args.mask = mask;
     fga_judge_call call = {.args = &args,
+                           .attended = c->attended,
                            .recall = p->target_recall > 0 || p->recall_floor > 0 || p->refresh_drop > 0,
                            .error = p->target_error > 0,
                            .skip = s->skip,
                            .heads = s->quality,
                            .key = &s->desc.sequence,
                            .twin = c->twin,
-                           .workspace = c->workspace + s->meter_at};
+                           .workspace = c->workspace + s->meter_at,
+                           .host = s->meter_host};
     FGA_TRY(fga_meter_judge(&kit->meter, &call));
     c->twin = true;
     s->report.measure_s += fga_session_now() - start;
@@ -120,6 +125,12 @@ static double strain_of(const fga_session *s, const fga_session_slot *slot)
     return strain;
 }
 
+/* The mask that is being made: a device's is made in its place. */
+static const fga_mask *new_mask(const fga_session_call *c)
+{
+    return fga_session_on_device(c->session) ? c->slot->mask : c->slot->kit->scratch;
+}
+
 /* ---- raising ---------------------------------------------------------------------------------------- */
 
 static bool misses(const fga_session *s, const fga_policy *p, int64_t h, bool mean_is_low)
@@ -161,7 +172,7 @@ static bool raise_heads(fga_session_call *c, int round)
     for (int64_t h = 0; h < head_count(s); h++) {
         bool again = !s->heads[h].dense && misses(s, p, h, mean_is_low);
         if (again) {
-            raise_head(p, kit->scratch->live_tiles, &s->heads[h]);
+            raise_head(p, new_mask(c)->live_tiles, &s->heads[h]);
             s->heads[h].dense |= round >= MOST_ROUNDS;
         }
         s->skip[h] = !again && p->select != FGA_SELECT_BUDGET;
@@ -198,6 +209,9 @@ static fga_status estimate(fga_session_call *c)
 static fga_status make(fga_session_call *c, bool again)
 {
     const fga_session_kit *kit = c->slot->kit;
+    if (fga_session_on_device(c->session)) {
+        return fga_session_select_gpu(c); /* scores once more: they are gone, since attention used their place */
+    }
     return fga_refresh_run(&kit->refresh, &(fga_refresh_call){.args = &c->args,
                                                               .heads = c->session->heads,
                                                               .step = c->step,
@@ -219,10 +233,10 @@ static fga_status hold(fga_session_call *c)
             set_perfect(s, h);
         }
     }
-    FGA_TRY(judge(c, kit->scratch));
+    FGA_TRY(judge(c, new_mask(c)));
     for (int round = 0; kit->targets && raise_heads(c, round); round++) {
         FGA_TRY(make(c, true));
-        FGA_TRY(judge(c, kit->scratch));
+        FGA_TRY(judge(c, new_mask(c)));
     }
     return FGA_OK;
 }
@@ -231,6 +245,10 @@ static fga_status store(fga_session_call *c)
 {
     fga_session_report *report = &c->session->report;
     fga_session_slot *slot = c->slot;
+    if (fga_session_on_device(c->session)) {
+        slot->refreshed = c->step;
+        return FGA_OK;
+    }
     size_t before = slot->mask != NULL ? fga_mask_bytes(slot->mask) : 0;
     FGA_TRY(fga_mask_store(c->session->ctx, slot->kit->scratch, &slot->mask));
     report->mask_bytes += fga_mask_bytes(slot->mask) - before;
@@ -269,7 +287,9 @@ fga_status fga_session_refresh(fga_session_call *c)
         dense += s->heads[h].dense;
     }
     bool watched = kit->meter.samples > 0 && (kit->targets || p->refresh_drop > 0);
-    if (watched && p->target_recall > 0 && fga_policy_by_density(p)) {
+    if (fga_session_on_device(s)) {
+        FGA_TRY(fga_session_own_mask_gpu(c));
+    } else if (watched && p->target_recall > 0 && fga_policy_by_density(p)) {
         FGA_TRY(estimate(c));
     }
     FGA_TRY(make(c, false));
@@ -295,7 +315,7 @@ fga_status fga_session_is_stale(fga_session_call *c, bool *stale)
     fga_session_slot *slot = c->slot;
     for (int64_t h = 0; h < head_count(s); h++) {
         s->skip[h] = 0;
-        if (fga_mask_head_density(slot->mask, h) >= 1) {
+        if (!fga_session_on_device(s) && fga_mask_head_density(slot->mask, h) >= 1) {
             set_perfect(s, h);
         }
     }

@@ -773,6 +773,37 @@ static void check_session(fga_context *ctx, fga_context *cpu, const spec *s, con
     drop_scene(&c);
 }
 
+/* A session that measures every query at every step holds its targets exactly, and drops something all the same. */
+static void check_targets(fga_context *ctx, const spec *s, const char *policy, double recall, double floor,
+                          double error)
+{
+    scene c = make_scene(s, 77);
+    pair p = {.ctx = {ctx, NULL}, .bytes = (size_t)(s->batch * s->heads * c.q.tokens * s->dim) * 2};
+    c.blocks = 0; /* no overrides */
+    gpu_need(ctx, open_session(&p, 0, &c, policy, 1));
+    void *workspace = gpu_alloc(fga_session_workspace(p.session[0]));
+    fga_attend_args args = fga_attend_args_default();
+    args.q = c.q.device, args.k = c.k.device, args.v = c.v.device, args.o = c.q.device;
+    args.o.data = gpu_alloc(p.bytes);
+    for (int step = 0; step < 4; step++) {
+        fga_step_kind kind;
+        gpu_need(ctx, fga_session_attend(p.session[0], step, 4, 1, 0, &args, workspace, &kind));
+    }
+    fga_session_report r = fga_session_get_report(p.session[0]);
+    printf("session %s: recall %.4f, worst %.4f, error %.4f, density %.3f\n", policy, r.recall_mean, r.recall_worst,
+           r.output_error_worst, r.sparse_kept / r.sparse_total);
+    verdict(r.recall_mean >= recall - 1e-4, "FAIL target, %s: recall %g, wanted %g\n", policy, r.recall_mean, recall);
+    verdict(r.recall_worst >= floor - 1e-4, "FAIL target, %s: worst recall %g, wanted %g\n", policy, r.recall_worst,
+            floor);
+    verdict(error == 0 || r.output_error_worst <= error + 1e-4, "FAIL target, %s: error %g, wanted %g\n", policy,
+            r.output_error_worst, error);
+    verdict(r.sparse_kept < 0.99 * r.sparse_total, "FAIL target, %s: keeps %g of %g pairs\n", policy, r.sparse_kept,
+            r.sparse_total);
+    fga_session_destroy(&p.session[0]);
+    gpu_free(workspace), gpu_free(args.o.data);
+    drop_scene(&c);
+}
+
 /* What sessions on a device cannot do is refused by the policy's name. */
 static void check_refusals(fga_context *ctx, const spec *s)
 {
@@ -782,7 +813,7 @@ static void check_refusals(fga_context *ctx, const spec *s)
     } refused[] = {{"sol,dense_layers=0", "policy sol: it selects otherwise", 0},
                    {"subblock", "policy subblock: it scores otherwise", 0},
                    {"dfs-paper", "policy dfs-paper: it has zero_pad", 0},
-                   {"dfs,target_recall=0.9", "policy dfs: it has targets", 0}};
+                   {"dfs,target_error=0.1,gate_k=0.5", "policy dfs: it has a gate", 0}};
     scene c = {.s = *s};
     pair p = {.ctx = {ctx, NULL}};
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
@@ -827,6 +858,8 @@ static const spec specs[] = {
 /* Attention and measuring take more channels than scores do. */
 static const spec wide = {FGA_F16, 256, 64, 2, 8, 1, 64, DEVIATION, 1, 2, 1, VIDEO(150), TEXT(5, 3, 90, 81, 0, 0),
                           0.3,     1};
+
+static const spec small = {FGA_BF16, 64, 32, 1, 4, 1, 32, DEVIATION, 1, 2, 1, VIDEO(150), VIDEO(150), 0.3, 1};
 
 /* Everything that hangs on the variant. */
 static void check_variant(fga_context *cpu, const char *variant, bool quick)
@@ -878,6 +911,11 @@ int main(int argc, char **argv)
         check_sums(ctx, &specs[i], true);
     }
     check_refusals(ctx, &specs[0]);
+    check_targets(ctx, &small, "dfs,phases=1/4:0.1,tile_n=8,block_m=32,target_recall=0.7,recall_floor=0.6", 0.7, 0.6,
+                  0);
+    check_targets(ctx, &small,
+                  "fgdfs,score=deviation,phases=1/4:0.1,select=topk,block_m=32,sub_q=4,group=32,target_error=0.2", 0, 0,
+                  0.2);
     fga_context_destroy(&ctx);
     if (variant != NULL) {
         check_variant(cpu, variant, quick);
