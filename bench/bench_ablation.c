@@ -60,6 +60,11 @@ static const struct variant {
     {"group g", "16", "fgdfs,group=16", 0},
     {"group g", "32", "fgdfs,group=32", 0},
     {"group g", "128", "fgdfs,group=128", 0},
+    {"group g", "256", "fgdfs,group=256", 0},
+
+    {"group g, 64 queries a block", "64", "fgdfs,block_m=64,sub_q=8,score=deviation", 0},
+    {"group g, 64 queries a block", "128", "fgdfs,block_m=64,sub_q=8,score=deviation,group=128", 0},
+    {"group g, 64 queries a block", "256", "fgdfs,block_m=64,sub_q=8,score=deviation,group=256", 0},
 
     {"score", "mass", "fgdfs", 0},
     {"score", "largest", "fgdfs,score=max", 0},
