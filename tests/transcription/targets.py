@@ -4,11 +4,12 @@
     targets.py PROGRAM CAPTURE [POLICY]...
 
 PROGRAM is dump_session; CAPTURE a file of `fgattn generate --attention dense --capture`. Each of its calls is the first
-sparse one of a session that samples as `generate` does. POLICY is fgdfs or dfs with targets, `fgdfs,target_error=0.05` and
-`fgdfs,target_recall=0.97,recall_floor=0.91` by default. Recall and the dense output are the transcription's. Exit status 1
+sparse one of a session that samples as `generate` does. POLICY is fgdfs or dfs with targets, and with block_m, sub_q or
+score; by default fgdfs, as it is and in its form for AMX tiles, with an error and with a recall target. Recall and the dense output are the transcription's. Exit status 1
 says that a target was missed.
 """
 
+import dataclasses
 import sys
 
 import check  # NumPy first: without it the check is skipped
@@ -19,7 +20,10 @@ from capture import read_capture
 
 PRESETS = {"fgdfs": check.FGDFS, "dfs": check.DFS}
 TARGETS = {"target_recall": 0.0, "recall_floor": 0.0, "target_error": np.inf}
-POLICIES = ("fgdfs,target_error=0.05", "fgdfs,target_recall=0.97,recall_floor=0.91")
+SETTINGS = ("block_m", "sub_q", "score")
+ON_TILES = "fgdfs,block_m=64,sub_q=8,score=deviation"  # what `generate` takes with AMX
+POLICIES = tuple(f"{form},{targets}" for form in ("fgdfs", ON_TILES)
+                 for targets in ("target_error=0.05", "target_recall=0.97,recall_floor=0.91"))
 MEASURED = 0.02  # share of the queries, as `generate` measures
 
 
@@ -27,13 +31,17 @@ def parse(text):
     """(preset as method.py's policy, targets)."""
     name, *settings = text.split(",")
     targets = dict(TARGETS)
-    for key, value in (setting.split("=") for setting in settings):
-        if key not in TARGETS:
-            sys.exit(f"targets.py: {text}: {key} is none of {', '.join(TARGETS)}")
-        targets[key] = float(value)
     if name not in PRESETS:
         sys.exit(f"targets.py: {text}: the preset is none of {', '.join(PRESETS)}")
-    return PRESETS[name], targets
+    policy = PRESETS[name]
+    for key, value in (setting.split("=") for setting in settings):
+        if key in TARGETS:
+            targets[key] = float(value)
+        elif key in SETTINGS:
+            policy = dataclasses.replace(policy, **{check.OPTIONS.get(key, key): int(value) if value.isdigit() else value})
+        else:
+            sys.exit(f"targets.py: {text}: {key} is none of {', '.join((*TARGETS, *SETTINGS))}")
+    return policy, targets
 
 
 def one_call(program, text, policy, grid, qkv):
