@@ -479,7 +479,7 @@ static fga_status look_on_device(const run *r)
     const fga_meter *meter = r->meter;
     fga_context *ctx = meter->dense.ctx;
     const fga_attend_desc *d = &meter->desc;
-    assert(r->call->attended); /* sessions with targets are refused there */
+    assert(r->call->attended); /* sessions attend before they judge there */
     fga_shape queries = {d->batch, d->query_heads, d->query_len, d->head_dim, d->dtype};
     fga_shape keys = {d->batch, d->kv_heads, d->key_len, d->head_dim, d->dtype};
     FGA_TRY(fga_check_view(ctx, "q", &r->args->q, &queries, FGA_DEVICE_CUDA));

@@ -89,7 +89,7 @@ fga_status fga_session_create(fga_context *ctx, const fga_session_desc *desc, fg
     fga_status status;
     FGA_CHECK(make_arrays(session));
     FGA_CHECK(fga_settings_check(&session->settings));
-    if (ctx->options.device == FGA_DEVICE_CUDA) {
+    if (fga_session_on_device(session)) {
         FGA_CHECK(fga_session_make_gpu(session));
     }
     FGA_CHECK(fga_session_plan(session));
@@ -135,7 +135,7 @@ fga_session_report fga_session_get_report(const fga_session *s)
 {
     fga_session_report report = s->report;
     double measured = report.measured_calls > 0 ? (double)report.measured_calls : NAN;
-    if (s->ctx->options.device == FGA_DEVICE_CUDA) {
+    if (fga_session_on_device(s)) {
         fga_session_report_gpu(s, &report);
     }
     report.recall_mean = s->recall_sum / measured;

@@ -92,7 +92,7 @@ static fga_status make_meter(const fga_session *s, fga_session_kit *kit, parts *
     FGA_TRY(fga_meter_init(s->ctx, &kit->attend.desc, &s->desc.sequence, fraction, &kit->meter));
     raise(&most->meter, kit->meter.workspace_bytes);
     raise(&most->meter_host, kit->meter.host_bytes);
-    if (s->ctx->options.device == FGA_DEVICE_CUDA) {
+    if (fga_session_on_device(s)) {
         return FGA_OK;
     }
     size_t lse = 0;
@@ -114,7 +114,7 @@ static fga_status fill_kit(const fga_session *s, fga_session_kit *kit, parts *mo
     attend.tile_n = policy->tile_n;
     FGA_TRY(fga_attend_plan_init(s->ctx, &attend, &kit->attend));
     raise(&most->work, kit->attend.workspace_bytes);
-    bool on_device = s->ctx->options.device == FGA_DEVICE_CUDA;
+    bool on_device = fga_session_on_device(s);
     if (on_device) {
         predict = fga_refresh_describe(&predict, policy);
         FGA_TRY(fga_session_check_gpu(s->ctx, policy));
@@ -186,7 +186,7 @@ fga_status fga_session_plan(fga_session *s)
     raise(&most.work, s->dense.workspace_bytes);
     s->report.variant = fga_attend_plan_variant(&s->dense);
     FGA_TRY(make_slots(s, &most));
-    if (s->ctx->options.device == FGA_DEVICE_CUDA) {
+    if (fga_session_on_device(s)) {
         FGA_TRY(fga_session_masks_gpu(s));
     }
     size_t used = 0;
