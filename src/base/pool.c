@@ -24,12 +24,30 @@ typedef struct start {
     int worker;
 } start;
 
-/* The worker this thread is while it runs a body, so that a nested run knows itself; -1 outside. */
-static _Thread_local int current_worker = -1;
+/* The runs that this thread is inside of, the innermost first: which worker it is depends on the pool. */
+typedef struct frame {
+    const fga_pool *pool;
+    int worker;
+    const struct frame *outer;
+} frame;
+
+static _Thread_local const frame *innermost;
+
+/* Outside of every run of this pool a thread that works for it is worker 0. */
+static int worker_in(const fga_pool *pool)
+{
+    for (const frame *f = innermost; f != NULL; f = f->outer) {
+        if (f->pool == pool) {
+            return f->worker;
+        }
+    }
+    return 0;
+}
 
 static void drain(fga_pool *pool, int worker)
 {
-    current_worker = worker;
+    const frame here = {pool, worker, innermost};
+    innermost = &here;
     for (;;) {
         int64_t item = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
         if (item >= pool->items) {
@@ -37,7 +55,17 @@ static void drain(fga_pool *pool, int worker)
         }
         pool->body(pool->arg, item, worker);
     }
-    current_worker = -1;
+    innermost = here.outer;
+}
+
+static void run_serially(const fga_pool *pool, int64_t items, fga_pool_body body, void *arg)
+{
+    const frame here = {pool, worker_in(pool), innermost};
+    innermost = &here;
+    for (int64_t item = 0; item < items; item++) {
+        body(arg, item, here.worker);
+    }
+    innermost = here.outer;
 }
 
 static void *helper(void *argument)
@@ -132,11 +160,8 @@ void fga_pool_run(fga_pool *pool, int64_t items, fga_pool_body body, void *arg)
     if (items <= 0) {
         return;
     }
-    if (current_worker >= 0 || pool->threads == 1 || items == 1) {
-        int worker = current_worker >= 0 ? current_worker : 0;
-        for (int64_t item = 0; item < items; item++) {
-            body(arg, item, worker);
-        }
+    if (innermost != NULL || pool->threads == 1 || items == 1) {
+        run_serially(pool, items, body, arg);
         return;
     }
     pthread_mutex_lock(&pool->lock);

@@ -86,6 +86,57 @@ static void pool_runs_every_item_once(void **state)
     }
 }
 
+/* Pool a's body uses pool b, whose body uses pool a: each knows its own workers. */
+typedef struct nest {
+    fga_pool *a, *b[4];
+    _Atomic int wrong, innermost;
+} nest;
+
+typedef struct visit {
+    nest *n;
+    int worker; /* of pool a */
+} visit;
+
+static void back_in_a(void *arg, int64_t item, int worker)
+{
+    const visit *v = arg;
+    (void)item;
+    atomic_fetch_add(&v->n->wrong, worker != v->worker);
+    atomic_fetch_add(&v->n->innermost, 1);
+}
+
+static void in_b(void *arg, int64_t item, int worker)
+{
+    const visit *v = arg;
+    (void)item;
+    atomic_fetch_add(&v->n->wrong, worker != 0);
+    fga_pool_run(v->n->a, 2, back_in_a, arg);
+}
+
+static void in_a(void *arg, int64_t item, int worker)
+{
+    visit v = {arg, worker};
+    (void)item;
+    fga_pool_run(v.n->b[worker], 3, in_b, &v);
+}
+
+static void nested_pools_know_their_own_workers(void **state)
+{
+    (void)state;
+    nest n = {0};
+    assert_int_equal(fga_pool_create(4, &n.a), FGA_OK);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(fga_pool_create(1 + i % 2, &n.b[i]), FGA_OK);
+    }
+    fga_pool_run(n.a, 500, in_a, &n);
+    assert_int_equal(n.wrong, 0);
+    assert_int_equal(n.innermost, 500 * 3 * 2);
+    for (int i = 0; i < 4; i++) {
+        fga_pool_destroy(&n.b[i]);
+    }
+    fga_pool_destroy(&n.a);
+}
+
 static void context_checks_its_options(void **state)
 {
     (void)state;
@@ -127,9 +178,9 @@ static void large_buffers_are_aligned(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(half_round_trips),          cmocka_unit_test(half_rounds_to_nearest_even),
-        cmocka_unit_test(pool_runs_every_item_once), cmocka_unit_test(context_checks_its_options),
-        cmocka_unit_test(large_buffers_are_aligned),
+        cmocka_unit_test(nested_pools_know_their_own_workers), cmocka_unit_test(half_round_trips),
+        cmocka_unit_test(half_rounds_to_nearest_even),         cmocka_unit_test(pool_runs_every_item_once),
+        cmocka_unit_test(context_checks_its_options),          cmocka_unit_test(large_buffers_are_aligned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
