@@ -337,10 +337,8 @@ fga_status fga_check_mask(fga_context *ctx, const fga_attend_desc *d, const fga_
     return FGA_OK;
 }
 
-static fga_status check_args(const fga_attend_plan *plan, const fga_attend_args *a)
+fga_status fga_check_attend_args(fga_context *ctx, const fga_attend_desc *d, const fga_attend_args *a)
 {
-    fga_context *ctx = plan->ctx;
-    const fga_attend_desc *d = &plan->desc;
     fga_shape queries = {d->batch, d->query_heads, d->query_len, d->head_dim, d->dtype};
     fga_shape keys = {d->batch, d->kv_heads, d->key_len, d->head_dim, d->dtype};
     FGA_TRY(fga_check_struct(ctx, "fga_attend_args", a->size, sizeof *a));
@@ -383,7 +381,7 @@ fga_status fga_attend_execute(const fga_attend_plan *plan, const fga_attend_call
     if (call->pairs != NULL) {
         FGA_TRY(fga_check_cpu(ctx, "this use of attention"));
     }
-    FGA_TRY(check_args(plan, call->args));
+    FGA_TRY(fga_check_attend_args(ctx, d, call->args));
     FGA_TRY(fga_check_workspace(ctx, call->workspace, plan->workspace_bytes));
     if (ctx->options.device == FGA_DEVICE_CUDA) {
         return fga_attend_run_gpu(plan, call, ctx->stream);
@@ -423,7 +421,7 @@ fga_status fga_attend_run(fga_attend_plan *plan, const fga_attend_args *args, vo
     }
     const fga_attend_call call = {.args = args, .workspace = workspace};
     if (plan->ctx->options.device == FGA_DEVICE_CUDA) {
-        FGA_TRY(check_args(plan, args));
+        FGA_TRY(fga_check_attend_args(plan->ctx, &plan->desc, args));
         FGA_TRY(fga_check_workspace(plan->ctx, workspace, plan->workspace_bytes));
         return fga_attend_run_gpu(plan, &call, stream);
     }

@@ -38,6 +38,8 @@ typedef struct fga_attend_call {
 fga_status fga_select_ops(fga_context *ctx, fga_ops *ops);
 /* Whether mask is of desc's shape. */
 fga_status fga_check_mask(fga_context *ctx, const fga_attend_desc *desc, const fga_mask *mask);
+/* Whether tensors, mask and remainder are of desc's shape, and there. */
+fga_status fga_check_attend_args(fga_context *ctx, const fga_attend_desc *desc, const fga_attend_args *args);
 /* Fills a caller-owned plan: nothing to destroy. */
 fga_status fga_attend_plan_init(fga_context *ctx, const fga_attend_desc *desc, fga_attend_plan *plan);
 fga_status fga_attend_execute(const fga_attend_plan *plan, const fga_attend_call *call);

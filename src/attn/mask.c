@@ -93,7 +93,7 @@ fga_status fga_mask_create(fga_context *ctx, const fga_mask_desc *desc, fga_mask
     FGA_TRY(fga_mask_check_desc(ctx, desc));
     int64_t blocks = fga_ceil_div(fga_sequence_length(&desc->query), desc->block_m);
     int64_t tiles = fga_ceil_div(fga_sequence_length(&desc->key), desc->tile_n);
-    int64_t rows, words = fga_ceil_div(tiles, 64), bits;
+    int64_t rows, words = fga_mask_words(tiles), bits;
     size_t total = 0;
     if (__builtin_mul_overflow(desc->batch * desc->heads, blocks, &rows) || /* batch and heads are at most 2^16 */
         __builtin_mul_overflow(rows, words, &bits) || !fga_size_add(&total, bits, sizeof(uint64_t)) ||

@@ -37,6 +37,12 @@ struct fga_mask {
     uint64_t *gpu_pairs; /* there: kept valid pairs of a mask made there; or NULL */
 };
 
+/* Of a row of a bit map; at least one, so that no row is free of charge to whoever writes a file of them. */
+static inline int64_t fga_mask_words(int64_t tiles)
+{
+    return fga_max(1, fga_ceil_div(tiles, 64));
+}
+
 fga_status fga_mask_check_desc(fga_context *ctx, const fga_mask_desc *desc);
 /* A bit map with nothing kept (set bits, then seal), or a mask whose run arrays are left for the caller to fill. */
 fga_status fga_mask_create(fga_context *ctx, const fga_mask_desc *desc, fga_mask_storage storage, fga_mask **mask);

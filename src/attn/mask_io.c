@@ -132,9 +132,12 @@ static fga_status check_header(fga_context *ctx, const uint8_t *in, size_t bytes
     if (get(in + 8, 8) != checksum(in + CHECKED_FROM, bytes - CHECKED_FROM)) {
         return fga_context_fail(ctx, FGA_ERR_DATA, "the mask's checksum does not match: damaged or cut short");
     }
-    if (get(in + 16, 4) > FGA_MASK_RUNS || get(in + 28, 4) != 0) {
+    if (get(in + 16, 4) > FGA_MASK_RUNS) {
         return fga_context_fail(ctx, FGA_ERR_DATA, "mask storage is %" PRIu64 ", wanted 0 (bit map) or 1 (runs)",
                                 get(in + 16, 4));
+    }
+    if (get(in + 28, 4) != 0) {
+        return fga_context_fail(ctx, FGA_ERR_DATA, "the mask's bytes 28 to 31 are not zero");
     }
     return FGA_OK;
 }
@@ -146,7 +149,7 @@ static fga_status check_length(fga_context *ctx, const fga_mask_desc *d, uint64_
     uint64_t rows, words, wanted;
     bool fits = !__builtin_mul_overflow((uint64_t)(d->batch * d->heads), blocks, &rows);
     if (storage == FGA_MASK_BITMAP) {
-        fits = fits && runs == 0 && !__builtin_mul_overflow(rows, (tiles + 63) / 64, &words);
+        fits = fits && runs == 0 && !__builtin_mul_overflow(rows, (uint64_t)fga_mask_words((int64_t)tiles), &words);
     } else {
         fits = fits && !__builtin_add_overflow(rows, runs, &words);
     }

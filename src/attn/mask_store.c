@@ -117,6 +117,9 @@ fga_status fga_mask_compress(fga_context *ctx, fga_mask *mask)
     if (!fga_mask_on_host(mask)) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "mask is on the device alone, wanted one of fga_mask_fetch");
     }
+    if (mask->free != ctx->options.free || mask->user != ctx->options.user) {
+        return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "mask is of a context with another allocator");
+    }
     int64_t runs = count_runs(mask);
     fga_mask_storage smaller = runs_are_smaller(mask, runs) ? FGA_MASK_RUNS : FGA_MASK_BITMAP;
     if (smaller == mask->storage) {

@@ -35,11 +35,8 @@ fga_status fga_measure_workspace(fga_context *ctx, const fga_attend_desc *desc, 
 static fga_status check_args(fga_context *ctx, const fga_attend_desc *desc, const fga_measure_args *args)
 {
     const fga_attend_args *a = &args->attend;
-    fga_shape queries = {desc->batch, desc->query_heads, desc->query_len, desc->head_dim, desc->dtype};
-    FGA_TRY(fga_check_view(ctx, "o", &a->o, &queries, ctx->options.device));
-    if (a->mask != NULL) {
-        FGA_TRY(fga_check_mask(ctx, desc, a->mask));
-    } else if (a->remainder != NULL) {
+    FGA_TRY(fga_check_attend_args(ctx, desc, a));
+    if (a->mask == NULL && a->remainder != NULL) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "remainder is set without a mask that leaves one");
     }
     if (a->lse == NULL && a->remainder == NULL && ctx->options.device != FGA_DEVICE_CUDA) {

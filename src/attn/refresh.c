@@ -94,6 +94,7 @@ fga_status fga_refresh_init(fga_context *ctx, const fga_policy *policy, const fg
                                .heads = d.batch * d.query_heads,
                                .blocks = fga_predict_blocks(&d),
                                .tiles = fga_predict_tiles(&d),
+                               .scale = d.scale != 0 ? d.scale : 1.0f / sqrtf((float)d.head_dim),
                                .keep_scores = scores && (keep_scores || policy->select == FGA_SELECT_BUDGET)};
     if (needs_places(policy)) {
         FGA_TRY(check_places(ctx, policy, &d, grid));
@@ -233,6 +234,7 @@ fga_status fga_refresh_run(const fga_refresh_plan *plan, const fga_refresh_call 
                                  .at = {.step = call->step, .layer = call->layer, .branch = call->branch},
                                  .scores = fga_refresh_scores(plan, call->workspace, 0),
                                  .grid = {plan->grid[0], plan->grid[1], plan->grid[2]},
+                                 .scale = plan->scale,
                                  .workspace = (char *)call->workspace + plan->scratch_at};
     if (needs_scores(&plan->policy)) {
         r.selector.ops = &plan->scorer.ops;

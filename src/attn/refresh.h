@@ -12,6 +12,7 @@ typedef struct fga_refresh_plan {
     int64_t grid[3]; /* frames, height, width of the video in tokens */
     int64_t heads;   /* batch * query_heads */
     int64_t blocks, tiles;
+    float scale;      /* of logits */
     bool keep_scores; /* of all rows, in the workspace: for budgets and for calls with `again` */
     size_t scores_at, moments_at, out_at, scratch_at, scratch_bytes, workspace_bytes;
 } fga_refresh_plan;

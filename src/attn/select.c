@@ -51,7 +51,7 @@ void fga_selector_seal(const fga_selector *s, int64_t row)
 
 bool fga_out_bytes(const fga_predict_desc *desc, size_t *bytes)
 {
-    int64_t heads = desc->batch * desc->kv_heads, words = (fga_predict_tiles(desc) + 63) / 64;
+    int64_t heads = desc->batch * desc->kv_heads, words = fga_mask_words(fga_predict_tiles(desc));
     return fga_size_add(bytes, heads, (size_t)words * sizeof(uint64_t)) && fga_size_add(bytes, heads, sizeof(int64_t));
 }
 

@@ -70,6 +70,7 @@ typedef struct fga_select_call {
     fga_score_row at;              /* step, layer, branch: for FGA_SELECT_CUSTOM */
     const float *scores;           /* of all rows: for FGA_SELECT_BUDGET */
     int64_t grid[3];               /* of the video: for static selections and FGA_SELECT_FRAMES */
+    float scale;                   /* of logits: for FGA_SELECT_FRAMES */
     void *workspace;
 } fga_select_call;
 

@@ -167,7 +167,7 @@ static void weigh(const group *g)
     const fga_attend_args *a = g->f->call->args;
     const fga_mask *mask = g->f->call->selector->mask;
     int64_t keys = fga_sequence_length(&mask->desc.key), dim = a->q.extent[3];
-    float scale = 1.0f / sqrtf((float)dim), largest[LANES];
+    float scale = g->f->call->scale, largest[LANES];
     const float *bias = a->key_bias;
     bias = bias != NULL ? bias + g->b * a->bias_batch_stride + g->kv * a->bias_head_stride : NULL;
     for (int s = 0; s < LANES; s++) {
@@ -277,6 +277,16 @@ static void choose(frames *f)
     }
 }
 
+/* Whether the reaches found for another head are this one's too: they count tiles, out of which biases take some. */
+static bool has_reaches(const frames *f, int64_t found)
+{
+    const fga_attend_args *a = f->call->args;
+    const fga_head_setting *one = &f->call->heads[f->head], *other = &f->call->heads[found < 0 ? f->head : found];
+    int64_t sharing = a->q.extent[1] / a->k.extent[1]; /* heads of queries that share one of keys, in a row */
+    return found >= 0 && one->density == other->density && one->neighbours == other->neighbours &&
+           (a->key_bias == NULL || f->head / sharing == found / sharing);
+}
+
 void fga_select_frames(const fga_select_call *call)
 {
     const fga_mask *mask = call->selector->mask;
@@ -295,17 +305,17 @@ void fga_select_frames(const fga_select_call *call)
     fga_places_look(call->ctx, &f.places[0], FGA_PATTERN_SPATIAL);
     fga_places_look(call->ctx, &f.places[1], FGA_PATTERN_TEMPORAL);
     f.samples = fga_min(SAMPLES, d.query.video_valid);
-    const fga_head_setting *found = NULL; /* whose reaches the patterns have */
+    int64_t found = -1; /* the head whose reaches the patterns have */
     for (f.head = 0; f.head < mask->desc.batch * mask->desc.heads; f.head++) {
         const fga_head_setting *setting = &call->heads[f.head];
         if (setting->dense) {
             fill_head(&f, 0);
             continue;
         }
-        if (found == NULL || found->density != setting->density || found->neighbours != setting->neighbours) {
+        if (!has_reaches(&f, found)) {
             find_reach(&f, 0, call->grid[0] - 1);
             find_reach(&f, 1, call->grid[1] * call->grid[2] - 1);
-            found = setting;
+            found = f.head;
         }
         choose(&f);
     }

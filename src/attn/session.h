@@ -94,6 +94,7 @@ bool fga_session_looks(const fga_session_call *call);
 bool fga_session_on_device(const fga_session *session);
 /* Whether sessions of the policy run there. */
 fga_status fga_session_check_gpu(fga_context *ctx, const fga_policy *policy);
+fga_status fga_session_check_call_gpu(const fga_session_call *call);
 fga_status fga_session_make_gpu(fga_session *session);
 /* A mask for every slot that has a kit. */
 fga_status fga_session_masks_gpu(fga_session *session);

@@ -28,13 +28,13 @@ static fga_status check_call(fga_session *s, const fga_session_call *c, int step
         return fga_context_fail(s->ctx, FGA_ERR_ARGUMENT,
                                 "steps is %d, wanted %d as before: a session is for one generation", steps, s->steps);
     }
-    FGA_TRY(fga_check_struct(s->ctx, "fga_attend_args", c->args.size, sizeof c->args));
     if (c->args.mask != NULL || c->args.lse != NULL || c->args.remainder != NULL) {
         return fga_context_fail(s->ctx, FGA_ERR_ARGUMENT, "args->%s is set, wanted NULL: the session brings its own",
                                 c->args.mask != NULL  ? "mask"
                                 : c->args.lse != NULL ? "lse"
                                                       : "remainder");
     }
+    FGA_TRY(fga_check_attend_args(s->ctx, &s->dense.desc, &c->args));
     return fga_check_workspace(s->ctx, c->workspace, s->workspace_bytes);
 }
 
@@ -210,8 +210,11 @@ fga_status fga_session_attend(fga_session *s, int step, int steps, int layer, in
     fga_session_call c = {
         .session = s, .step = step, .layer = layer, .branch = branch, .args = *args, .workspace = workspace};
     FGA_TRY(check_call(s, &c, steps));
-    s->steps = steps;
     c.slot = fga_session_slot_of(s, layer, branch);
+    if (fga_session_on_device(s)) {
+        FGA_TRY(fga_session_check_call_gpu(&c));
+    }
+    s->steps = steps;
     fga_step_kind decided = decide(&c);
     if (decided != FGA_STEP_DENSE) {
         FGA_TRY(prepare(&c));

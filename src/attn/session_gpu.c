@@ -34,6 +34,17 @@ fga_status fga_session_check_gpu(fga_context *ctx, const fga_policy *p)
     return FGA_OK;
 }
 
+/* Keys of bias -inf would be selected, and the bias cannot be looked at from here. */
+fga_status fga_session_check_call_gpu(const fga_session_call *c)
+{
+    fga_context *ctx = c->session->ctx;
+    return c->args.key_bias == NULL || c->slot->kit == NULL
+               ? FGA_OK
+               : fga_context_fail(ctx, FGA_ERR_UNSUPPORTED,
+                                  "key_bias is set, which selections on %s do not know: name padding in the sequence",
+                                  ctx->gpu.name);
+}
+
 fga_status fga_session_make_gpu(fga_session *s)
 {
     return fga_gpu_counters(s->ctx, &s->gpu_memory, &s->gpu_pairs);

@@ -226,7 +226,7 @@ static fga_status load_slot(fga_session *s, int64_t index, reader *in)
     size_t bytes = (size_t)get(in->at + 40);
     bool steps =
         get_step(in->at, &slot->refreshed) && get_step(in->at + 8, &slot->looked) && get_step(in->at + 16, &slot->look);
-    if (!steps || slot->refreshed >= (s->steps > 0 ? s->steps : 1) || (bytes > 0) != (slot->refreshed >= 0) ||
+    if (!steps || slot->refreshed >= s->steps || (bytes > 0) != (slot->refreshed >= 0) ||
         (bytes > 0 && slot->kit == NULL)) {
         return fga_context_fail(s->ctx, FGA_ERR_DATA, "slot %" PRId64 " of the session has %s", index,
                                 bytes > 0 ? "a mask that no refresh of it made" : "a refresh without a mask");

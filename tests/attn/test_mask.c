@@ -232,6 +232,30 @@ static void write_checksum(uint8_t *buffer, size_t bytes)
     }
 }
 
+/* A mask over no keys is one too; in a file its rows are not free of charge, so that a short one promises few. */
+static void masks_without_keys(void **state)
+{
+    (void)state;
+    fga_context *ctx = naive_context(1, NULL);
+    fga_mask_desc d = fga_mask_desc_default();
+    d.batch = 1, d.heads = 2, d.block_m = 16, d.tile_n = 1;
+    d.query = fga_sequence_video(1000);
+    d.key = fga_sequence_video(0);
+    static const uint8_t nothing[1];
+    fga_mask *mask, *loaded;
+    assert_int_equal(fga_mask_from_bool(ctx, &d, nothing, &mask), FGA_OK);
+    size_t bytes;
+    void *buffer = save(ctx, mask, &bytes);
+    assert_true(bytes >= 2 * 63 * 8);
+    assert_int_equal(fga_mask_load(ctx, buffer, bytes, &loaded), FGA_OK);
+    assert_true(fga_mask_blocks(loaded) == 63 && fga_mask_tiles(loaded) == 0 && fga_mask_density(loaded) == 0);
+    assert_false(fga_mask_keeps(loaded, 0, 0, 0, 0));
+    fga_mask_release(&loaded);
+    fga_mask_release(&mask);
+    free(buffer);
+    fga_context_destroy(&ctx);
+}
+
 /* Hostile input has a right checksum: whatever loads is a consistent mask that saves to the same bytes. */
 static void hostile_bytes_with_a_right_checksum(void **state)
 {
@@ -359,6 +383,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_builders_storages_and_bytes_agree),
         cmocka_unit_test(damaged_bytes_are_refused),
+        cmocka_unit_test(masks_without_keys),
         cmocka_unit_test(hostile_bytes_with_a_right_checksum),
         cmocka_unit_test(references_are_counted),
         cmocka_unit_test(bad_arguments_are_named),

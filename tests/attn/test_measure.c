@@ -379,6 +379,13 @@ static void bad_arguments_are_named(void **state)
     args.query = (fga_sequence){.prefix = 64, .prefix_valid = 64};
     assert_int_equal(fga_measure(ctx, &d, &args, workspace, &q), FGA_ERR_ARGUMENT);
     assert_string_equal(fga_last_error(ctx), "there is no valid video query to measure");
+    args.query = fga_sequence_video(64);
+    args.attend.k.data = NULL;
+    assert_int_equal(fga_measure(ctx, &d, &args, workspace, &q), FGA_ERR_ARGUMENT);
+    assert_string_equal(fga_last_error(ctx), "k.data is NULL");
+    args.attend.size = 8;
+    assert_int_equal(fga_measure(ctx, &d, &args, workspace, &q), FGA_ERR_ARGUMENT);
+    assert_non_null(strstr(fga_last_error(ctx), "fga_attend_args.size is 8"));
     fga_context_destroy(&ctx);
 }
 

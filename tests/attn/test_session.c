@@ -88,7 +88,7 @@ static void close_world(world *w)
     fga_context_destroy(&w->ctx);
 }
 
-static fga_status try_call(world *w, model *m, const int at[4], fga_step_kind *kind)
+static fga_attend_args make_inputs(model *m)
 {
     free_inputs(m);
     m->q = naive_values(&m->random, m->q_count, m->dtype, 2);
@@ -100,6 +100,12 @@ static fga_status try_call(world *w, model *m, const int at[4], fga_step_kind *k
     a.o = fga_tensor_bhsd(m->o, FGA_F32, m->p.batch, m->p.query_heads, m->tokens, m->p.head_dim);
     a.k = fga_tensor_bhsd(m->k, FGA_F32, m->p.batch, m->p.kv_heads, m->tokens, m->p.head_dim);
     a.v = fga_tensor_bhsd(m->v, FGA_F32, m->p.batch, m->p.kv_heads, m->tokens, m->p.head_dim);
+    return a;
+}
+
+static fga_status try_call(world *w, model *m, const int at[4], fga_step_kind *kind)
+{
+    fga_attend_args a = make_inputs(m);
     return fga_session_attend(w->session, at[0], at[1], at[2], at[3], &a, w->workspace, kind);
 }
 
@@ -406,6 +412,40 @@ static void changed_parameters_are_refused(void **state)
     free_model(&m);
 }
 
+/* Tensors that are not there, or of another shape, before anything is read: whatever the policy looks at first. */
+static void bad_tensors_are_named(void **state)
+{
+    (void)state;
+    static const char *const policies[] = {"dfs,block_m=16,tile_n=1,target_error=0.05", "svg,block_m=16,tile_n=16",
+                                           "fgdfs", "dfs"};
+    const int64_t tokens = 64;
+    for (size_t i = 0; i < sizeof policies / sizeof policies[0]; i++) {
+        model m = make_model(79, fga_sequence_video(tokens), 2, 1);
+        world w = {.ctx = naive_context(1, NULL)};
+        assert_int_equal(fga_policy_parse(w.ctx, policies[i], &w.policy), FGA_OK);
+        fga_session_desc d = describe(&m, &w.policy);
+        d.frames = d.height = d.width = 4;
+        assert_int_equal(fga_session_create(w.ctx, &d, &w.session), FGA_OK);
+        w.workspace = aligned_alloc(64, (fga_session_workspace(w.session) + 63) / 64 * 64);
+        float bias[128] = {0};
+        for (int wrong = 0; wrong < 6; wrong++) {
+            fga_attend_args a = wrong == 0 ? fga_attend_args_default() : make_inputs(&m);
+            fga_tensor *const tensors[4] = {&a.q, &a.k, &a.v, &a.o};
+            if (wrong == 5) { /* more keys than the session has, and a bias for each */
+                a.k.extent[2] = 128;
+                a.key_bias = bias;
+            } else if (wrong > 0) {
+                tensors[wrong - 1]->data = NULL;
+            }
+            assert_int_equal(fga_session_attend(w.session, 19, 20, 1, 0, &a, w.workspace, NULL), FGA_ERR_ARGUMENT);
+            static const char *const named[] = {"q has 0 batch", "q.data", "k.data", "v.data", "o.data", "k has 128"};
+            assert_non_null(strstr(fga_last_error(w.ctx), named[wrong]));
+        }
+        close_world(&w);
+        free_model(&m);
+    }
+}
+
 static void bad_sessions_are_named(void **state)
 {
     (void)state;
@@ -443,6 +483,7 @@ int main(void)
         cmocka_unit_test(sessions_are_independent),
         cmocka_unit_test(a_retained_mask_is_left_alone),
         cmocka_unit_test(changed_parameters_are_refused),
+        cmocka_unit_test(bad_tensors_are_named),
         cmocka_unit_test(bad_sessions_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
