@@ -66,9 +66,10 @@ static fga_status read_metadata(fgv_capture_file *file)
     }
     const char *scale = text_of(file, "scale");
     if (scale != NULL) {
-        char *end;
-        c->scale = strtof(scale, &end);
-        if (end == scale || *end != '\0' || !isfinite(c->scale) || !(c->scale > 0)) {
+        double value;
+        bool number = fgv_json_parse_number(scale, &value);
+        c->scale = (float)value;
+        if (!number || !isfinite(c->scale) || !(c->scale > 0)) {
             return fga_context_fail(file->ctx, FGA_ERR_DATA,
                                     "%s: __metadata__: scale is \"%.32s\", wanted a number above 0", file->path, scale);
         }

@@ -2,6 +2,7 @@
 #include "video/capture.h"
 
 #include "base/error.h"
+#include "video/json.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -112,6 +113,11 @@ cleanup:
     return status;
 }
 
+static fga_status cut_short(const fgv_capture_writer *w)
+{
+    return fga_context_fail(w->ctx, FGA_ERR_ARGUMENT, "%s: a capture was cut short", w->path);
+}
+
 /* ---- one capture --------------------------------------------------------------------------------- */
 
 static int64_t tokens_of(const fgv_capture *c)
@@ -152,7 +158,7 @@ static fga_status check(const fgv_capture_writer *w, const fgv_capture *c)
     FGA_TRY(check_tensor(w, c, &c->k, 'k'));
     FGA_TRY(check_tensor(w, c, &c->v, 'v'));
     const fgv_capture *first = &w->first;
-    if (w->count == 0) {
+    if (w->raster == NULL) {
         return FGA_OK;
     }
     if (w->count == w->most) {
@@ -179,16 +185,20 @@ static void say(fgv_capture_writer *w, const char *text)
     w->used += length;
 }
 
-static void say_metadata(fgv_capture_writer *w)
+static fga_status say_metadata(fgv_capture_writer *w)
 {
     const fgv_capture *c = &w->first;
-    char text[METADATA_BYTES];
+    char text[METADATA_BYTES], scale[FGV_JSON_NUMBER];
+    if (!fgv_json_print_number((double)c->scale, scale)) {
+        return fga_context_fail(w->ctx, FGA_ERR_MEMORY, "no memory to write %s", w->path);
+    }
     snprintf(text, sizeof text,
              "{\"__metadata__\":{\"format\":\"fgattn capture\",\"frames\":\"%d\",\"height\":\"%d\",\"width\":\"%d\","
-             "\"heads\":\"%" PRId64 "\",\"head_dim\":\"%" PRId64 "\",\"order\":\"raster\",\"scale\":\"%.9g\","
+             "\"heads\":\"%" PRId64 "\",\"head_dim\":\"%" PRId64 "\",\"order\":\"raster\",\"scale\":\"%s\","
              "\"steps\":\"%d\",\"layers\":\"%d\"}",
-             c->frames, c->height, c->width, c->q.extent[1], c->q.extent[3], (double)c->scale, c->steps, c->layers);
+             c->frames, c->height, c->width, c->q.extent[1], c->q.extent[3], scale, c->steps, c->layers);
     say(w, text);
+    return FGA_OK;
 }
 
 static void say_tensor(fgv_capture_writer *w, const fgv_capture *c, const fga_tensor *t, char name)
@@ -252,12 +262,14 @@ static fga_status begin(fgv_capture_writer *w, const fgv_capture *c)
         return fga_context_fail(w->ctx, FGA_ERR_MEMORY, "no memory to write %s", w->path);
     }
     w->first = *c;
-    say_metadata(w);
-    return FGA_OK;
+    return say_metadata(w);
 }
 
 fga_status fgv_capture_add(fgv_capture_writer *w, const fgv_capture *c)
 {
+    if (w->broken) {
+        return cut_short(w);
+    }
     FGA_TRY(check(w, c));
     FGA_TRY(begin(w, c));
     if (c->q.extent[1] != w->first.q.extent[1] || c->k.extent[1] != w->first.k.extent[1] ||
@@ -278,9 +290,11 @@ fga_status fgv_capture_add(fgv_capture_writer *w, const fgv_capture *c)
 
 static fga_status publish(fgv_capture_writer *w)
 {
-    if (w->count == 0 || w->broken) {
-        return fga_context_fail(w->ctx, FGA_ERR_ARGUMENT, "%s: %s", w->path,
-                                w->broken ? "a capture was cut short" : "nothing was captured");
+    if (w->broken) {
+        return cut_short(w);
+    }
+    if (w->count == 0) {
+        return fga_context_fail(w->ctx, FGA_ERR_ARGUMENT, "%s: nothing was captured", w->path);
     }
     say(w, "}");
     if (fseek(w->file, 0, SEEK_SET) != 0) {

@@ -75,3 +75,20 @@ bool fgv_json_integer(const cJSON *item, int64_t low, int64_t high, int64_t *val
     *value = (int64_t)item->valuedouble;
     return true;
 }
+
+bool fgv_json_print_number(double value, char *text)
+{
+    cJSON *number = cJSON_CreateNumber(value);
+    bool printed = number != NULL && cJSON_PrintPreallocated(number, text, FGV_JSON_NUMBER, false);
+    cJSON_Delete(number);
+    return printed;
+}
+
+bool fgv_json_parse_number(const char *text, double *value)
+{
+    cJSON *number = cJSON_ParseWithOpts(text, NULL, true);
+    bool parsed = cJSON_IsNumber(number);
+    *value = parsed ? number->valuedouble : NAN;
+    cJSON_Delete(number);
+    return parsed;
+}

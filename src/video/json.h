@@ -13,5 +13,9 @@ fga_status fgv_json_parse(fga_context *ctx, const char *what, const char *text, 
 fga_status fgv_json_read(fga_context *ctx, const char *path, cJSON **object);
 /* Whether `item` is a number holding an integer in [low, high]; both bounds must lie within +-2^53. */
 bool fgv_json_integer(const cJSON *item, int64_t low, int64_t high, int64_t *value);
+/* A finite number as text and back, exactly, with a decimal point in every locale; `text` has FGV_JSON_NUMBER bytes. */
+enum { FGV_JSON_NUMBER = 40 };
+bool fgv_json_print_number(double value, char *text);
+bool fgv_json_parse_number(const char *text, double *value);
 
 #endif

@@ -1,4 +1,5 @@
 /* profile.c - profiles from JSON: strict, because a misspelt key would silently tune nothing. */
+#include "video/profile.h"
 #include "base/error.h"
 #include "fgvideo.h"
 #include "video/json.h"
@@ -8,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_OVERRIDES = 1 << 20, MOST_PROMPTS = 4096, MOST_LAYERS = 1 << 20 };
+enum { MOST_OVERRIDES = 1 << 20, MOST_PROMPTS = 4096 };
 
 typedef struct reader {
     fga_context *ctx;
@@ -229,7 +230,7 @@ static fga_status read_measured(const reader *r, const cJSON *root)
 static fga_status read_range(const reader *r, const char *where, const cJSON *item, int count, int32_t *first,
                              int32_t *last)
 {
-    int64_t a = 0, b = count > 0 ? count - 1 : MOST_LAYERS;
+    int64_t a = 0, b = count > 0 ? count - 1 : FGV_PROFILE_MOST_LAYERS;
     *first = 0;
     *last = INT32_MAX;
     if (item == NULL) {

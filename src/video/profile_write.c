@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "fgvideo.h"
 #include "video/json.h"
+#include "video/profile.h"
 
 #include <errno.h>
 #include <math.h>
@@ -43,10 +44,13 @@ static void add_known(writer *w, cJSON *object, const char *name, double value)
     }
 }
 
-static void add_range(writer *w, cJSON *object, const char *name, int32_t first, int32_t last)
+/* count: how many there are, or 0 where the profile does not say. INT32_MAX, "to the end", is written as a number that
+ * the reader takes. */
+static void add_range(writer *w, cJSON *object, const char *name, int32_t first, int32_t last, int count)
 {
+    int32_t end = count > 0 ? count - 1 : FGV_PROFILE_MOST_LAYERS;
     if (first > 0 || last < INT32_MAX) {
-        add(w, object, name, cJSON_CreateIntArray((const int[]){first, last}, 2));
+        add(w, object, name, cJSON_CreateIntArray((const int[]){first, last < INT32_MAX ? last : end}, 2));
     }
 }
 
@@ -123,8 +127,8 @@ static void add_overrides(writer *w, cJSON *root, const fgv_profile *p)
             w->failed = true;
             return;
         }
-        add_range(w, item, "layers", o->layer_first, o->layer_last);
-        add_range(w, item, "heads", o->head_first, o->head_last);
+        add_range(w, item, "layers", o->layer_first, o->layer_last, p->layers);
+        add_range(w, item, "heads", o->head_first, o->head_last, p->heads);
         if (o->branch != -1) {
             add_number(w, item, "branch", o->branch);
         }

@@ -35,6 +35,12 @@ bool fgv_state_field(cJSON *fields, const char *name, const char *format, ...)
     return added;
 }
 
+bool fgv_state_number(cJSON *fields, const char *name, double value)
+{
+    char text[FGV_JSON_NUMBER];
+    return fgv_json_print_number(value, text) && cJSON_AddStringToObject(fields, name, text) != NULL;
+}
+
 /* ---- writing ---------------------------------------------------------------------------------------- */
 
 typedef struct writer {
@@ -74,8 +80,8 @@ static bool add_totals(cJSON *meta, const fgv_state *s)
     const fgv_state_totals *t = &s->totals;
     return fgv_state_field(meta, "fgattn_state", "%s", version) &&
            cJSON_AddStringToObject(meta, "checksum", no_checksum) != NULL &&
-           fgv_state_field(meta, "done", "%d", s->done) && fgv_state_field(meta, "denoise_s", "%.17g", t->denoise_s) &&
-           fgv_state_field(meta, "attention_s", "%.17g", t->attention_s) &&
+           fgv_state_field(meta, "done", "%d", s->done) && fgv_state_number(meta, "denoise_s", t->denoise_s) &&
+           fgv_state_number(meta, "attention_s", t->attention_s) &&
            fgv_state_field(meta, "steps_dense", "%d", t->steps_dense) &&
            fgv_state_field(meta, "steps_refresh", "%d", t->steps_refresh) &&
            fgv_state_field(meta, "steps_reuse", "%d", t->steps_reuse);
@@ -241,9 +247,7 @@ static fga_status get_whole(const fgv_state *s, const source *in, const char *na
 static fga_status get_seconds(const fgv_state *s, const source *in, const char *name, double *value)
 {
     const char *text = text_of(in, name);
-    char *end = NULL;
-    *value = text != NULL ? strtod(text, &end) : -1;
-    if (text == NULL || end == text || *end != '\0' || !(*value >= 0 && *value < 1e12)) {
+    if (text == NULL || !fgv_json_parse_number(text, value) || !(*value >= 0 && *value < 1e12)) {
         return fga_context_fail(s->ctx, FGA_ERR_DATA, "%s: %s is \"%.32s\", wanted seconds", s->path, name,
                                 text != NULL ? text : "(nothing)");
     }

@@ -38,7 +38,8 @@ fga_status fgv_state_read(fgv_state *state);
 /* The same of bytes in memory; path stands for itself in error texts. */
 fga_status fgv_state_parse(fgv_state *state, const void *bytes, size_t size);
 
-/* A field; false where memory ends. */
+/* A field; false where memory ends. Numbers with a decimal point in every locale. */
 bool fgv_state_field(cJSON *fields, const char *name, const char *format, ...) __attribute__((format(printf, 3, 4)));
+bool fgv_state_number(cJSON *fields, const char *name, double value);
 
 #endif

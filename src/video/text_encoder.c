@@ -53,13 +53,13 @@ static fga_status read_config(fgv_text_encoder *e, const char *dir)
     FGA_CHECK(fgv_config_int(config, "vocab_size", 1, 1 << 24, &e->vocabulary));
     FGA_CHECK(fgv_config_int_or(config, "relative_attention_num_buckets", 4, 1 << 12, 32, &e->buckets));
     /* Half of the buckets are for each direction, half of those exact; distances beyond these grow to max_distance. */
-    FGA_CHECK(fgv_config_int_or(config, "relative_attention_max_distance", e->buckets / 4 + 1, 1 << 20, 128,
-                                &e->max_distance));
+    FGA_CHECK(fgv_config_int_or(config, "relative_attention_max_distance", 1, 1 << 20, 128, &e->max_distance));
     FGA_CHECK(fgv_config_double_or(config, "layer_norm_epsilon", 1e-6, &e->epsilon));
-    if (e->buckets % 4 != 0 || !(e->epsilon > 0)) {
-        status = fga_context_fail(
-            e->ctx, FGA_ERR_DATA,
-            "%s: wanted relative_attention_num_buckets a multiple of 4 and layer_norm_epsilon > 0", path);
+    if (e->buckets % 4 != 0 || e->max_distance <= e->buckets / 4 || !(e->epsilon > 0)) {
+        status = fga_context_fail(e->ctx, FGA_ERR_DATA,
+                                  "%s: wanted relative_attention_num_buckets a multiple of 4, a quarter of it below "
+                                  "relative_attention_max_distance, and layer_norm_epsilon > 0",
+                                  path);
     }
 cleanup:
     fgv_config_close(&config);

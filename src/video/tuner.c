@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,10 +146,20 @@ static fga_status take_shape(fgv_tuner *t, const fgv_capture *c)
     t->order = malloc((size_t)t->tokens * sizeof *t->order);
     t->places = malloc((size_t)t->tokens * sizeof *t->places);
     t->memory = malloc(4 * tensor_bytes(t));
+    fga_status status = FGA_OK;
     if (t->order == NULL || t->places == NULL || t->memory == NULL) {
-        return fga_context_fail(t->ctx, FGA_ERR_MEMORY, "no memory to tune on %lld tokens", (long long)t->tokens);
+        FGA_CHECK(fga_context_fail(t->ctx, FGA_ERR_MEMORY, "no memory to tune on %lld tokens", (long long)t->tokens));
     }
-    return fga_order_build(t->ctx, t->options.policy.order, t->frames, t->height, t->width, t->order);
+    FGA_CHECK(fga_order_build(t->ctx, t->options.policy.order, t->frames, t->height, t->width, t->order));
+    return FGA_OK;
+cleanup: /* as before: the next capture may be smaller */
+    free(t->order);
+    free(t->places);
+    free(t->memory);
+    t->order = t->places = NULL;
+    t->memory = NULL;
+    t->tokens = 0;
+    return status;
 }
 
 static fga_status check_capture(const fgv_tuner *t, const fgv_capture *c)
@@ -159,6 +170,11 @@ static fga_status check_capture(const fgv_tuner *t, const fgv_capture *c)
     }
     if (t->options.timetable && (c->layers < 1 || c->steps < 1)) {
         return fga_context_fail(t->ctx, FGA_ERR_ARGUMENT, "a capture that does not say of how many layers and steps");
+    }
+    double usual = 1 / sqrt((double)c->q.extent[3]);
+    if (fabs(c->scale - usual) > 1e-3 * usual) {
+        return fga_context_fail(t->ctx, FGA_ERR_UNSUPPORTED, "a capture with scale %g, wanted head_dim^-0.5 = %g",
+                                (double)c->scale, usual);
     }
     if (c->k.extent[1] != heads) {
         return fga_context_fail(t->ctx, FGA_ERR_UNSUPPORTED, "%lld query heads share %lld of keys: not tuned here",

@@ -53,12 +53,11 @@ static bool add_options(const fgv_request *r, cJSON *fields)
            fgv_state_field(fields, "negative", "%s", r->negative != NULL ? r->negative : "") &&
            fgv_state_field(fields, "size", "%dx%d", r->width, r->height) &&
            fgv_state_field(fields, "frames", "%d", r->frames) && fgv_state_field(fields, "steps", "%d", r->steps) &&
-           fgv_state_field(fields, "guidance", "%.17g", r->guidance) &&
-           fgv_state_field(fields, "shift", "%.17g", r->shift) &&
+           fgv_state_number(fields, "guidance", r->guidance) && fgv_state_number(fields, "shift", r->shift) &&
            fgv_state_field(fields, "seed", "%" PRIu64, r->seed) &&
            fgv_state_field(fields, "sampler", "%s", samplers[r->sampler == FGV_SAMPLER_EULER]) &&
            fgv_state_field(fields, "dtype", "%s", fgv_compute_name(r->compute)) &&
-           fgv_state_field(fields, "measure", "%.17g", r->measure_fraction);
+           fgv_state_number(fields, "measure", r->measure_fraction);
 }
 
 /* Policy and overrides as texts; a list of many overrides is told apart by its hash. */

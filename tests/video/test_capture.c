@@ -118,6 +118,12 @@ static void test_refused_captures(void **state)
     int32_t twice[TOKENS] = {0};
     c.order = twice;
     assert_int_equal(fgv_capture_add(writer, &c), FGA_ERR_ARGUMENT);
+    static float more[8 * TOKENS * HEADS * DIM]; /* the first capture, though it failed, said how large all are */
+    c = example(0, 0, 0);
+    c.frames *= 8;
+    c.q = fga_tensor_bshd(more, FGA_F32, 1, 8 * TOKENS, HEADS, DIM);
+    c.k = c.v = c.q;
+    assert_int_equal(fgv_capture_add(writer, &c), FGA_ERR_ARGUMENT);
     c = example(0, 0, 0);
     assert_int_equal(fgv_capture_add(writer, &c), FGA_OK);
     assert_int_equal(fgv_capture_add(writer, &c), FGA_ERR_ARGUMENT); /* the same place again */

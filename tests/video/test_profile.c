@@ -74,6 +74,25 @@ static void test_round_trip(void **state)
     fgv_profile_free(NULL);
 }
 
+/* "To the end" from another layer on, where the profile says how many there are and where it does not. */
+static void test_open_ranges(void **state)
+{
+    (void)state;
+    for (int layers = 0; layers <= 6; layers += 6) {
+        fga_override open = {2, INT32_MAX, 1, INT32_MAX, -1, "density=0.25"};
+        fgv_profile a = fgv_profile_default(), b;
+        assert_int_equal(fga_policy_parse(ctx, "dfs", &a.policy), FGA_OK);
+        a.overrides = &open;
+        a.override_count = 1;
+        a.layers = layers;
+        assert_int_equal(fgv_profile_write(ctx, path, &a), FGA_OK);
+        assert_int_equal(fgv_profile_read(ctx, path, &b), FGA_OK);
+        assert_true(b.overrides[0].layer_first == 2 && b.overrides[0].head_first == 1);
+        assert_true(b.overrides[0].layer_last == (layers > 0 ? 5 : 1 << 20) && b.overrides[0].head_last == 1 << 20);
+        fgv_profile_free(&b);
+    }
+}
+
 static void put(const char *text)
 {
     FILE *file = fopen(path, "wb");
@@ -219,8 +238,9 @@ static void test_damaged(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_round_trip), cmocka_unit_test(test_smallest),
-                                       cmocka_unit_test(test_refused),    cmocka_unit_test(test_too_large),
-                                       cmocka_unit_test(test_io),         cmocka_unit_test(test_damaged)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_round_trip), cmocka_unit_test(test_open_ranges),
+                                       cmocka_unit_test(test_smallest),   cmocka_unit_test(test_refused),
+                                       cmocka_unit_test(test_too_large),  cmocka_unit_test(test_io),
+                                       cmocka_unit_test(test_damaged)};
     return cmocka_run_group_tests(tests, start, stop);
 }

@@ -1,4 +1,5 @@
 /* UMT5 against transformers in float64 (tests/golden/text), and its own checks. */
+#include "video/json.h"
 #include "video/text_encoder.h"
 #include "video/weights.h"
 
@@ -118,6 +119,29 @@ static void threads_do_not_matter(void **state)
     }
 }
 
+/* CHECKPOINT's configuration with another number under `key`, and without a largest distance. */
+static void refuse_config(fga_context *ctx, const char *key, double value)
+{
+    char folder[] = "/tmp/fgattn-text-XXXXXX", path[64];
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    cJSON *config;
+    assert_int_equal(fgv_json_read(ctx, CHECKPOINT "/config.json", &config), FGA_OK);
+    cJSON_DeleteItemFromObjectCaseSensitive(config, "relative_attention_max_distance");
+    cJSON_SetNumberValue(cJSON_GetObjectItemCaseSensitive(config, key), value);
+    char *text = cJSON_PrintUnformatted(config);
+    FILE *file = fopen(path, "w");
+    assert_true(file != NULL && fputs(text, file) >= 0 && fclose(file) == 0);
+    fgv_text_encoder *encoder;
+    assert_int_equal(fgv_text_encoder_open(ctx, folder, &encoder), FGA_ERR_DATA);
+    assert_null(encoder);
+    assert_non_null(strstr(fga_last_error(ctx), key));
+    cJSON_free(text);
+    cJSON_Delete(config);
+    remove(path);
+    remove(folder);
+}
+
 static void bad_input_is_refused(void **state)
 {
     (void)state;
@@ -128,6 +152,10 @@ static void bad_input_is_refused(void **state)
     assert_non_null(strstr(fga_last_error(ctx), "/nonexistent/config.json"));
     assert_int_equal(fgv_text_encoder_open(ctx, "tests/golden/tiny/transformer", &encoder), FGA_ERR_DATA);
     assert_non_null(strstr(fga_last_error(ctx), "config.json"));
+
+    /* Half of a direction's buckets are exact: distances up to 150, where the rest must still grow to the 128 that
+     * counts without another word. */
+    refuse_config(ctx, "relative_attention_num_buckets", 600);
 
     assert_int_equal(fgv_text_encoder_open(ctx, CHECKPOINT, &encoder), FGA_OK);
     float out[40] = {5};

@@ -243,6 +243,9 @@ static void test_refused(void **state)
     c = make_capture(STEPS - 1, -1, 0, 1);
     assert_int_equal(fgv_tuner_add(tuner, &c), FGA_ERR_ARGUMENT);
     c = make_capture(STEPS - 1, 0, 0, 1);
+    c.scale = 0.5f; /* sessions know none but head_dim^-0.5 */
+    assert_int_equal(fgv_tuner_add(tuner, &c), FGA_ERR_UNSUPPORTED);
+    c = make_capture(STEPS - 1, 0, 0, 1);
     c.layers = 0;
     assert_int_equal(fgv_tuner_add(tuner, &c), FGA_ERR_ARGUMENT);
     target.recall = 1.5;
