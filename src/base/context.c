@@ -100,6 +100,9 @@ fga_status fga_context_create(const fga_context_options *options, fga_context **
     ctx->options.variant = ctx->variant[0] != '\0' ? ctx->variant : NULL;
     pthread_mutex_init(&ctx->error_lock, NULL);
     fga_status status = fga_pool_create(o.threads > 0 ? o.threads : fga_cpu_count(), &ctx->pool);
+    if (status == FGA_OK && o.device == FGA_DEVICE_CUDA) {
+        status = fga_gpu_load(ctx);
+    }
     if (status != FGA_OK) {
         fga_context_destroy(&ctx);
         return status;

@@ -5,8 +5,9 @@
 #include "fgattn.h"
 
 typedef struct fga_gpu {
-    void *cuda_context; /* the caller's: current when ours was made */
-    void *modules[4];   /* loaded kernels, by the backend's count; NULL until a plan needs them */
+    void *cuda_context;  /* the caller's: current when ours was made */
+    void *modules[4];    /* loaded kernels, by the backend's count; NULL until a plan needs them */
+    void *functions[13]; /* those that no plan looks up, likewise */
     char name[64];
     int major, minor; /* compute capability */
     int processors;
@@ -19,5 +20,7 @@ bool fga_gpu_built(void);
  */
 fga_status fga_gpu_open(fga_gpu *gpu);
 void fga_gpu_close(fga_gpu *gpu);
+/* Loads the kernels that run without a plan of theirs, so that a first call may be recorded as a graph. */
+fga_status fga_gpu_load(fga_context *ctx);
 
 #endif

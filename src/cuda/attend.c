@@ -252,12 +252,32 @@ static fga_status launch(fga_context *ctx, void *kernel, int64_t blocks, int thr
 }
 
 /* A view [batch][head][token][channel] in boxes of 64 channels by `keys` tokens, swizzled as fga_swizzled says. */
+/* Along an axis of one there is no step, whatever the stride; the copy engine wants a multiple of 16 bytes even so. */
+static int64_t step_of(int64_t extent, int64_t stride)
+{
+    return extent > 1 ? 2 * stride : 16;
+}
+
+/* The copy engine knows no steps backwards, none of nothing, and none of 2^40 bytes; who gathers does. */
+static bool is_mappable(const fga_gpu_attend *op, const fga_gpu_rows *rows)
+{
+    const int64_t steps[3] = {step_of(op->key_len, rows->token), step_of(op->kv_heads, rows->head),
+                              step_of(op->batch, rows->batch)};
+    bool fits = true;
+    for (int i = 0; i < 3; i++) {
+        fits = fits && steps[i] > 0 && steps[i] < (int64_t)1 << 40;
+    }
+    return fits;
+}
+
 static fga_status encode_map(fga_context *ctx, const fga_gpu_attend *op, const fga_gpu_rows *rows, fga_dtype dtype,
                              int32_t keys, CUtensorMap *map)
 {
     const cuuint64_t extent[4] = {(cuuint64_t)op->head_dim, (cuuint64_t)op->key_len, (cuuint64_t)op->kv_heads,
                                   (cuuint64_t)op->batch};
-    const cuuint64_t stride[3] = {2 * (cuuint64_t)rows->token, 2 * (cuuint64_t)rows->head, 2 * (cuuint64_t)rows->batch};
+    const cuuint64_t stride[3] = {(cuuint64_t)step_of(op->key_len, rows->token),
+                                  (cuuint64_t)step_of(op->kv_heads, rows->head),
+                                  (cuuint64_t)step_of(op->batch, rows->batch)};
     const cuuint32_t box[4] = {64, (cuuint32_t)keys, 1, 1}, step[4] = {1, 1, 1, 1};
     CUresult result = fga_driver_load()->cuTensorMapEncodeTiled(
         map, dtype == FGA_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4, rows->data,
@@ -276,7 +296,9 @@ fga_status fga_gpu_attend_launch(fga_context *ctx, const fga_gpu_attend_plan *p,
     bool whole = op->mask.memory == 0 && op->bias == NULL && op->key_len > 0 && op->key_spans == 1 &&
                  op->key_begin[0] == 0 && op->key_end[0] == op->key_len && op->query_spans == 1 &&
                  op->query_begin[0] == 0 && op->query_end[0] == op->query_len;
-    bool dense = whole && p->dense.function != NULL, sums = op->group_shift >= 0 && p->sums.function != NULL;
+    bool mappable = is_mappable(op, &op->k) && is_mappable(op, &op->v);
+    bool dense = whole && mappable && p->dense.function != NULL,
+         sums = op->group_shift >= 0 && p->sums.function != NULL;
     const fga_gpu_kernel *kernel = dense ? &p->dense : sums ? &p->sums : &p->gather;
     char *memory = workspace;
     op->mean_rows = memory;

@@ -24,7 +24,7 @@
     FGA_DRIVER(cuMemAlloc, "cuMemAlloc_v2") \
     FGA_DRIVER(cuMemFree, "cuMemFree_v2") \
     FGA_DRIVER(cuMemcpyHtoD, "cuMemcpyHtoD_v2") \
-    FGA_DRIVER(cuMemcpyDtoH, "cuMemcpyDtoH_v2") \
+    FGA_DRIVER(cuMemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2") \
     FGA_DRIVER(cuMemsetD8Async, "cuMemsetD8Async") \
     FGA_DRIVER(cuStreamSynchronize, "cuStreamSynchronize") \
     FGA_DRIVER(cuTensorMapEncodeTiled, "cuTensorMapEncodeTiled")
@@ -34,7 +34,7 @@
 #undef cuMemAlloc
 #undef cuMemFree
 #undef cuMemcpyHtoD
-#undef cuMemcpyDtoH
+#undef cuMemcpyDtoHAsync
 #undef cuMemsetD8Async
 
 typedef struct fga_driver {
@@ -57,7 +57,7 @@ typedef struct fga_driver {
     CUresult (*cuMemAlloc)(CUdeviceptr *, size_t);
     CUresult (*cuMemFree)(CUdeviceptr);
     CUresult (*cuMemcpyHtoD)(CUdeviceptr, const void *, size_t);
-    CUresult (*cuMemcpyDtoH)(void *, CUdeviceptr, size_t);
+    CUresult (*cuMemcpyDtoHAsync)(void *, CUdeviceptr, size_t, CUstream);
     CUresult (*cuMemsetD8Async)(CUdeviceptr, unsigned char, size_t, CUstream);
     CUresult (*cuStreamSynchronize)(CUstream);
     CUresult (*cuTensorMapEncodeTiled)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,

@@ -24,6 +24,11 @@ static fga_status no_cuda(fga_context *ctx)
     return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "this build has no CUDA kernels");
 }
 
+fga_status fga_gpu_load(fga_context *ctx)
+{
+    return no_cuda(ctx);
+}
+
 fga_status fga_gpu_mask_upload(fga_context *ctx, const fga_gpu_mask_source *source, fga_gpu_mask *mask)
 {
     (void)source;

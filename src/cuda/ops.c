@@ -43,17 +43,66 @@ static fga_status find_in(fga_context *ctx, int index, const char *name, int sha
     return result == CUDA_SUCCESS ? FGA_OK : fga_gpu_fail(ctx, name, (int)result);
 }
 
-static fga_status find(fga_context *ctx, const char *name, int shared, void **kernel)
-{
-    return find_in(ctx, OPS_MODULE, name, shared, kernel);
-}
-
 /* Names end in the dtype where there is one. */
 static fga_status find_for(fga_context *ctx, const char *name, fga_dtype dtype, void **kernel)
 {
     char full[48];
     snprintf(full, sizeof full, "%s_%s", name, fga_dtype_name(dtype));
-    return find(ctx, full, 0, kernel);
+    return find_in(ctx, OPS_MODULE, full, 0, kernel);
+}
+
+/* Kernels that run without a plan of theirs. With a dtype they come in f16 and bf16; the probe's by head_dim too. */
+enum lone {
+    MOVE_ROWS,
+    SELECT_TILES,
+    ORDER_BLOCKS,
+    COUNT_RESTS,
+    ADD_BOTH,
+    GROUP_SUMS,
+    PROBE = GROUP_SUMS + 2,
+    LONE = PROBE + 6
+};
+
+static const struct {
+    const char *name;
+    int shared; /* bytes; -1: the most there can be, for it depends on the call */
+} lone_kernels[LONE] = {
+    [MOVE_ROWS] = {"fga_move_rows", 0},
+    [SELECT_TILES] = {"fga_select_tiles", -1},
+    [ORDER_BLOCKS] = {"fga_order_blocks_by_keys", 0},
+    [COUNT_RESTS] = {"fga_count_group_rests", 0},
+    [ADD_BOTH] = {"fga_add_both", 0},
+    [GROUP_SUMS] = {"fga_group_sums_f16", 0},
+    [GROUP_SUMS + 1] = {"fga_group_sums_bf16", 0},
+    [PROBE] = {"fga_probe_f16_d64", FGA_PROBE_SHARED(64)},
+    [PROBE + 1] = {"fga_probe_f16_d128", FGA_PROBE_SHARED(128)},
+    [PROBE + 2] = {"fga_probe_f16_d256", FGA_PROBE_SHARED(256)},
+    [PROBE + 3] = {"fga_probe_bf16_d64", FGA_PROBE_SHARED(64)},
+    [PROBE + 4] = {"fga_probe_bf16_d128", FGA_PROBE_SHARED(128)},
+    [PROBE + 5] = {"fga_probe_bf16_d256", FGA_PROBE_SHARED(256)},
+};
+
+_Static_assert(LONE <= sizeof((fga_gpu *)NULL)->functions / sizeof(void *), "a place for each");
+
+static fga_status find(fga_context *ctx, int which, void **kernel)
+{
+    void **kept = &ctx->gpu.functions[which];
+    int shared = lone_kernels[which].shared;
+    if (*kept == NULL) {
+        shared = shared >= 0 ? shared : ctx->gpu.shared_bytes;
+        FGA_TRY(find_in(ctx, OPS_MODULE, lone_kernels[which].name, shared, kept));
+    }
+    *kernel = *kept;
+    return FGA_OK;
+}
+
+fga_status fga_gpu_load(fga_context *ctx)
+{
+    void *kernel = NULL;
+    for (int i = 0; i < LONE && ctx->gpu.major >= 8; i++) { /* an older device is refused by what is asked of it */
+        FGA_TRY(find(ctx, i, &kernel));
+    }
+    return FGA_OK;
 }
 
 typedef struct grid {
@@ -101,7 +150,7 @@ static fga_status need_halves(fga_context *ctx, fga_dtype dtype)
 fga_status fga_gpu_permute_rows(fga_context *ctx, const fga_gpu_permute *op, void *stream)
 {
     void *kernel = NULL;
-    FGA_TRY(find(ctx, "fga_move_rows", 0, &kernel));
+    FGA_TRY(find(ctx, MOVE_ROWS, &kernel));
     int64_t blocks = (op->rows * op->chunks + ROW_THREADS - 1) / ROW_THREADS, most = (int64_t)ctx->gpu.processors * 32;
     fga_gpu_permute a = *op;
     return launch(ctx, kernel, (grid){blocks < most ? blocks : most, ROW_THREADS, 0}, stream, &a);
@@ -109,23 +158,21 @@ fga_status fga_gpu_permute_rows(fga_context *ctx, const fga_gpu_permute *op, voi
 
 fga_status fga_gpu_probe_samples(fga_context *ctx, const fga_gpu_probe *probe, fga_dtype dtype, void *stream)
 {
-    char name[32];
     void *kernel = NULL;
     const fga_gpu_attend *a = &probe->attend;
-    int dim = a->head_dim <= 64 ? 64 : a->head_dim <= 128 ? 128 : 256;
+    int width = a->head_dim <= 64 ? 0 : a->head_dim <= 128 ? 1 : 2, which = PROBE + 3 * (dtype == FGA_BF16) + width;
     FGA_TRY(need_halves(ctx, dtype));
-    snprintf(name, sizeof name, "fga_probe_%s_d%d", fga_dtype_name(dtype), dim);
-    FGA_TRY(find(ctx, name, FGA_PROBE_SHARED(dim), &kernel));
+    FGA_TRY(find(ctx, which, &kernel));
     int64_t blocks = (int64_t)a->batch * a->query_heads * ((probe->samples + FGA_PROBE_ROWS - 1) / FGA_PROBE_ROWS);
     fga_gpu_probe argument = *probe;
-    return launch(ctx, kernel, (grid){blocks, FGA_PROBE_THREADS, FGA_PROBE_SHARED(dim)}, stream, &argument);
+    return launch(ctx, kernel, (grid){blocks, FGA_PROBE_THREADS, lone_kernels[which].shared}, stream, &argument);
 }
 
 fga_status fga_gpu_group_sums(fga_context *ctx, const fga_gpu_sums *op, fga_dtype dtype, void *stream)
 {
     void *kernel = NULL;
     FGA_TRY(need_halves(ctx, dtype));
-    FGA_TRY(find_for(ctx, "fga_group_sums", dtype, &kernel));
+    FGA_TRY(find(ctx, GROUP_SUMS + (dtype == FGA_BF16), &kernel));
     fga_gpu_sums a = *op;
     return launch(ctx, kernel, row_grid(2 * (int64_t)op->batch * op->kv_heads * op->groups, op->head_dim), stream, &a);
 }
@@ -233,7 +280,8 @@ static fga_status find_rank(fga_context *ctx, fga_gpu_refresh_plan *p)
     const char *prefix = wide ? "fga_sm90" : "fga";
     int module = wide ? WIDE_MODULE : OPS_MODULE;
     p->rank_threads = wide ? FGA_WIDE_THREADS : FGA_RANK_THREADS;
-    p->rank_shared = wide ? FGA_WIDE_SHARED(p->dim) : FGA_RANK_SHARED(p->dim);
+    p->rank_stages = FGA_RANK_SHARED(p->dim, 2) <= ctx->gpu.shared_bytes ? 2 : 1; /* 8.6, 8.9 and 12.x have less */
+    p->rank_shared = wide ? FGA_WIDE_SHARED(p->dim) : FGA_RANK_SHARED(p->dim, p->rank_stages);
     snprintf(name, sizeof name, "%s_row_sums_%s_d%d", prefix, mass ? "means" : type, p->dim);
     FGA_TRY(find_in(ctx, module, name, p->rank_shared, &p->stats));
     if (mass) {
@@ -255,8 +303,8 @@ static fga_status find_kernels(fga_context *ctx, fga_gpu_refresh_plan *p)
         FGA_TRY(find_for(ctx, "fga_apart", dtype, &p->apart));
     }
     FGA_TRY(find_rank(ctx, p));
-    FGA_TRY(find(ctx, "fga_write_scores", 0, &p->write));
-    return find(ctx, "fga_select_tiles", ctx->gpu.shared_bytes, &p->select); /* the most: plans of any size share it */
+    FGA_TRY(find_in(ctx, OPS_MODULE, "fga_write_scores", 0, &p->write));
+    return find(ctx, SELECT_TILES, &p->select);
 }
 
 fga_status fga_gpu_refresh_prepare(fga_context *ctx, const fga_gpu_refresh *shape, fga_gpu_refresh_plan *p)
@@ -345,6 +393,7 @@ static fga_gpu_rank rank_of(const fga_gpu_refresh_plan *p, const fga_gpu_refresh
         .splits = 1,
         .split_keys = p->key_rows,
         .block_eights = p->block_eights,
+        .stages = p->rank_stages,
         .scale_log2 = s->scale * 1.44269504088896341f,
     };
     if (s->score == FGA_GPU_MASS) {
@@ -436,7 +485,7 @@ fga_status fga_gpu_select_rows(fga_context *ctx, const fga_gpu_select *select, i
     void *kernel = NULL;
     bool cached = false;
     grid g = select_grid(ctx, rows, select->tiles, &cached);
-    FGA_TRY(find(ctx, "fga_select_tiles", ctx->gpu.shared_bytes, &kernel));
+    FGA_TRY(find(ctx, SELECT_TILES, &kernel));
     fga_gpu_select a = *select;
     a.cached = cached;
     return launch(ctx, kernel, g, stream, &a);
@@ -452,7 +501,7 @@ static fga_status clear(fga_context *ctx, uint64_t *counters, void *stream)
 fga_status fga_gpu_order_blocks(fga_context *ctx, const fga_gpu_order *order, void *stream)
 {
     void *kernel = NULL;
-    FGA_TRY(find(ctx, "fga_order_blocks_by_keys", 0, &kernel));
+    FGA_TRY(find(ctx, ORDER_BLOCKS, &kernel));
     FGA_TRY(clear(ctx, order->pairs, stream));
     fga_gpu_order a = *order;
     return launch(ctx, kernel, (grid){(a.rows + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, 0}, stream, &a);
@@ -461,7 +510,7 @@ fga_status fga_gpu_order_blocks(fga_context *ctx, const fga_gpu_order *order, vo
 fga_status fga_gpu_count_rests(fga_context *ctx, const fga_gpu_rests *rests, void *stream)
 {
     void *kernel = NULL;
-    FGA_TRY(find(ctx, "fga_count_group_rests", 0, &kernel));
+    FGA_TRY(find(ctx, COUNT_RESTS, &kernel));
     fga_gpu_rests a = *rests;
     return launch(ctx, kernel, (grid){((int64_t)a.rows * 32 + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, 0}, stream,
                   &a);
@@ -470,7 +519,7 @@ fga_status fga_gpu_count_rests(fga_context *ctx, const fga_gpu_rests *rests, voi
 fga_status fga_gpu_add_pairs(fga_context *ctx, const fga_gpu_tally *tally, void *stream)
 {
     void *kernel = NULL;
-    FGA_TRY(find(ctx, "fga_add_both", 0, &kernel));
+    FGA_TRY(find(ctx, ADD_BOTH, &kernel));
     fga_gpu_tally a = *tally;
     return launch(ctx, kernel, (grid){1, 32, 0}, stream, &a);
 }
@@ -520,9 +569,10 @@ fga_status fga_gpu_counters(fga_context *ctx, fga_gpu_mask *memory, uint64_t **c
 fga_status fga_gpu_read(fga_context *ctx, void *host, const void *device, size_t bytes, void *stream)
 {
     const fga_driver *driver = fga_driver_load();
-    CUresult result = driver->cuStreamSynchronize(stream);
-    if (result == CUDA_SUCCESS && bytes > 0) {
-        result = driver->cuMemcpyDtoH(host, (CUdeviceptr)(uintptr_t)device, bytes);
+    CUresult result = CUDA_SUCCESS;
+    if (bytes > 0) { /* on the stream itself: others go on */
+        result = driver->cuMemcpyDtoHAsync(host, (CUdeviceptr)(uintptr_t)device, bytes, stream);
     }
+    result = result == CUDA_SUCCESS ? driver->cuStreamSynchronize(stream) : result;
     return result == CUDA_SUCCESS ? FGA_OK : fga_gpu_fail(ctx, "cannot read from the device", (int)result);
 }

@@ -110,6 +110,6 @@ FGA_PROBE(f16, __half, 64)
 FGA_PROBE(f16, __half, 128)
 FGA_PROBE(f16, __half, 256)
 
-static_assert(sizeof(fga::rank_tile<64>::shared) == FGA_RANK_SHARED(64), "the host's idea of it");
-static_assert(sizeof(fga::rank_tile<128>::shared) == FGA_RANK_SHARED(128), "the host's idea of it");
+static_assert(sizeof(fga::rank_tile<64>::shared) == FGA_RANK_SHARED(64, 2), "the host's idea of it");
+static_assert(sizeof(fga::rank_tile<128>::shared) == FGA_RANK_SHARED(128, 2), "the host's idea of it");
 static_assert(sizeof(fga::select_shared) <= FGA_SELECT_SHARED, "the host's idea of it");

@@ -2,10 +2,11 @@
 #ifndef FGA_CUDA_OPS_SHAPES_H
 #define FGA_CUDA_OPS_SHAPES_H
 
-/* Three tiles of 128 rows, and two floats per key and stage and per pooled query: two thread blocks share a processor
- * of compute capability 9.0 at 128 channels. */
+/* A tile of 128 pooled queries and one of keys per stage, and two floats per key (of two stages in any case) and per
+ * pooled query: at 128 channels two thread blocks share a processor of compute capability 8.0, and where one may have
+ * 99 KB only, one stage fits. */
 #define FGA_RANK_THREADS 256
-#define FGA_RANK_SHARED(dim) (3 * 128 * (2 * (dim) + 16) + 3 * 8 * 128)
+#define FGA_RANK_SHARED(dim, stages) ((1 + (stages)) * 128 * (2 * (dim) + 16) + 3 * 8 * 128)
 /* sm_90: one warpgroup that brings keys and two of 64 pooled queries each; four stages of 128 keys. Registers by role:
  * no more in all than the 168 a thread that the block starts with. */
 #define FGA_WIDE_THREADS 384

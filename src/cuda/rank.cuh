@@ -3,8 +3,8 @@
  *
  * mma.sync m16n8k16 with keys as rows and pooled queries as columns, so that 8 columns are one query block and a warp's
  * 64 keys hold whole groups. A thread block has 128 pooled queries in shared memory and goes through the keys 128 at a
- * time, two stages; eight warps, each 64 keys by 32 queries. Rows lie 16 bytes apart from a multiple of 128, so that
- * ldmatrix meets no bank twice.
+ * time, two stages (or one, see ops_shapes.h); eight warps, each 64 keys by 32 queries. Rows lie 16 bytes apart from a
+ * multiple of 128, so that ldmatrix meets no bank twice.
  */
 #ifndef FGA_CUDA_RANK_CUH
 #define FGA_CUDA_RANK_CUH
@@ -22,9 +22,9 @@ template <int D> struct rank_tile {
 
     struct shared {
         unsigned char q[bytes];
-        unsigned char k[2][bytes];
         float2 meta[2][RANK_KEYS];
         float2 merge[FGA_RANK_TILE];
+        unsigned char k[2][bytes]; /* last: with one stage the second is not there */
     };
 };
 
@@ -165,8 +165,8 @@ __device__ __forceinline__ void each_tile(const fga_gpu_rank &a, const rank_plac
         }
     }
     copy_async_commit();
-    int stage = 0;
-    for (int first = p.key_begin; first < p.key_end; first += RANK_KEYS, stage ^= 1) {
+    int stage = 0, other = a.stages - 1; /* one stage: the next keys come where these were */
+    for (int first = p.key_begin; first < p.key_end; first += RANK_KEYS, stage ^= other) {
         int next = first + RANK_KEYS;
         float2 meta = {0, 0};
         if (holds_meta && next < p.key_end) {
@@ -174,13 +174,20 @@ __device__ __forceinline__ void each_tile(const fga_gpu_rank &a, const rank_plac
         }
         copy_async_wait<0>();
         __syncthreads(); /* this stage is here, and everybody is done with the other one */
-        if (next < p.key_end) {
+        if (other != 0 && next < p.key_end) {
             load_keys<D>(a, p, next, sh.k[stage ^ 1]);
         }
         copy_async_commit();
         body(first, stage);
+        if (other == 0) {
+            __syncthreads();
+            if (next < p.key_end) {
+                load_keys<D>(a, p, next, sh.k[0]);
+            }
+            copy_async_commit();
+        }
         if (holds_meta && next < p.key_end) {
-            sh.meta[stage ^ 1][threadIdx.x] = meta;
+            sh.meta[stage ^ other][threadIdx.x] = meta;
         }
     }
     copy_async_wait<0>();

@@ -80,6 +80,7 @@ typedef struct fga_gpu_rank {
     int32_t tile_first;         /* of the slab: a row tile is FGA_RANK_TILE rows of a head, counted over all heads */
     int32_t splits, split_keys; /* one row tile's keys go to so many thread blocks; multiple of 2*FGA_RANK_TILE */
     int32_t block_eights;       /* 8 rows each, of a query block: 1, 2 or 4 */
+    int32_t stages;             /* of keys in shared memory: 2, or 1 where a device has no room (not of sm_90's own) */
     float scale_log2;
 } fga_gpu_rank;
 
@@ -165,7 +166,7 @@ typedef struct fga_gpu_refresh_plan {
     void *pool_q, *pool_k, *apart, *stats, *rank, *select, *write; /* kernels */
     int32_t dim, rows, key_rows, key_count, block_eights, blocks, tiles, tile_blocks, head_tiles, entries;
     int32_t slab_tiles;
-    int32_t rank_threads, rank_shared;
+    int32_t rank_threads, rank_shared, rank_stages;
     size_t q_at, q_meta_at, lse_at, k_at, k_meta_at, score_at, workspace_bytes;
 } fga_gpu_refresh_plan;
 
@@ -200,7 +201,7 @@ fga_status fga_gpu_counters(fga_context *ctx, fga_gpu_mask *memory, uint64_t **c
 /* A bit map that kernels fill, with its row_keys and row_order; two more numbers count its pairs, and those of its
  * summaries. */
 fga_status fga_gpu_mask_alloc(fga_context *ctx, int64_t rows, int64_t words, fga_gpu_mask *mask, uint64_t **pairs);
-/* Waits for the stream, then copies. */
+/* Copies when the stream has come to it, and waits for that. */
 fga_status fga_gpu_read(fga_context *ctx, void *host, const void *device, size_t bytes, void *stream);
 
 #ifdef __cplusplus

@@ -789,6 +789,10 @@ static void check_targets(fga_context *ctx, const spec *s, const char *policy, d
         fga_step_kind kind;
         gpu_need(ctx, fga_session_attend(p.session[0], step, 4, 1, 0, &args, workspace, &kind));
     }
+    args.key_bias = args.o.data; /* selections would not know it */
+    fga_status biased = fga_session_attend(p.session[0], 3, 4, 1, 0, &args, workspace, NULL);
+    verdict(biased == FGA_ERR_UNSUPPORTED, "FAIL biased call, %s: status %g, wanted %g\n", policy, (double)biased,
+            (double)FGA_ERR_UNSUPPORTED);
     fga_session_report r = fga_session_get_report(p.session[0]);
     printf("session %s: recall %.4f, worst %.4f, error %.4f, density %.3f\n", policy, r.recall_mean, r.recall_worst,
            r.output_error_worst, r.sparse_kept / r.sparse_total);

@@ -1,5 +1,6 @@
 /* driver.c - in place of src/cuda/driver.c and of bench/gpu/gpu.c: a driver and a device of compute capability 9.0 with
- * three multiprocessors, in the processor's memory. */
+ * three multiprocessors, in the processor's memory; with EMULATED_DEVICE=8.9 in the environment one of 8.9, on which a
+ * thread block has 99 KB of shared memory. */
 #include "cuda/device.h"
 #include "gpu.h"
 #include "kernels.h"
@@ -17,13 +18,24 @@ static CUresult device_name(char *name, int bytes, CUdevice device)
     return CUDA_SUCCESS;
 }
 
+static bool is_ada(void)
+{
+    const char *device = getenv("EMULATED_DEVICE");
+    return device != NULL && strcmp(device, "8.9") == 0;
+}
+
+static int shared_bytes(void)
+{
+    return is_ada() ? 101376 : 232448;
+}
+
 static CUresult attribute(int *value, CUdevice_attribute which, CUdevice device)
 {
     (void)device;
-    *value = which == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR   ? 9
-             : which == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? 0
+    *value = which == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR   ? (is_ada() ? 8 : 9)
+             : which == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? (is_ada() ? 9 : 0)
              : which == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT     ? 3
-                                                                     : 232448;
+                                                                     : shared_bytes();
     return CUDA_SUCCESS;
 }
 
@@ -79,7 +91,7 @@ static CUresult set_attribute(CUfunction function, CUfunction_attribute which, i
 {
     (void)function;
     (void)which;
-    return value <= 232448 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+    return value <= shared_bytes() ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
 static CUresult occupancy(int *blocks, CUfunction function, int threads, size_t shared)
@@ -122,8 +134,9 @@ static CUresult put(CUdeviceptr to, const void *from, size_t bytes)
     return CUDA_SUCCESS;
 }
 
-static CUresult take(void *to, CUdeviceptr from, size_t bytes)
+static CUresult take(void *to, CUdeviceptr from, size_t bytes, CUstream stream)
 {
+    (void)stream;
     memcpy(to, (const void *)(uintptr_t)from, bytes);
     return CUDA_SUCCESS;
 }
@@ -199,7 +212,7 @@ const fga_driver *fga_driver_load(void)
         .cuMemAlloc = allocate,
         .cuMemFree = release,
         .cuMemcpyHtoD = put,
-        .cuMemcpyDtoH = take,
+        .cuMemcpyDtoHAsync = take,
         .cuMemsetD8Async = set,
         .cuStreamSynchronize = synchronize,
         .cuTensorMapEncodeTiled = encode,
