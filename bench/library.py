@@ -65,16 +65,16 @@ class Attention:
     """One plan on the given number of threads: dense, or under a mask of kept tiles.
 
     tiles: an int32 torch tensor [heads][blocks][kept], rising along the last axis: which tiles of tile_n keys each block
-    of block_m queries keeps; None for dense attention.
+    of block_m queries keeps; None for dense attention. variant: a tier by name, or None for the best one here.
     """
 
-    def __init__(self, path, threads, q, k, v, block_m=0, tile_n=0, tiles=None):
+    def __init__(self, path, threads, q, k, v, block_m=0, tile_n=0, tiles=None, variant=None):
         self.library = load(path)
         options, desc = self.library.fga_context_options_default(), self.library.fga_attend_desc_default()
-        options.threads = threads
+        options.threads, options.variant = threads, variant.encode() if variant else None
         self.context, self.plan, self.mask = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
         if self.library.fga_context_create(ctypes.byref(options), ctypes.byref(self.context)) != 0:
-            raise RuntimeError(f"{path}: no context with {threads} threads")
+            raise RuntimeError(f"{path}: no context with {threads} threads and variant {variant}")
         desc.batch, desc.query_heads, desc.query_len, desc.head_dim = q.shape
         desc.kv_heads, desc.key_len, desc.dtype = k.shape[1], k.shape[2], view(q).dtype
         desc.block_m, desc.tile_n = block_m, tile_n

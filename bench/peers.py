@@ -8,6 +8,8 @@ scaled_dot_product_attention, dense; PyTorch's FlexAttention over the same block
 dense, keys and values in f16, if a package with its libraries is installed (see peer_ggml.py). Whoever cannot run here
 is named and skipped. A round runs each once; medians over rounds are printed, ratios round by round. Rates count kept
 pairs alone.
+
+--no-tiles keeps everybody, PyTorch's oneDNN and MKL included, off AMX tiles: how a processor without them compares.
 """
 import argparse
 import csv
@@ -18,6 +20,8 @@ import sys
 import time
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads of one contestant must not spin while the next one runs
+if "--no-tiles" in sys.argv:  # both are read when torch is loaded
+    os.environ.update(ONEDNN_MAX_CPU_ISA="AVX512_CORE_BF16", MKL_ENABLE_INSTRUCTIONS="AVX512_E3")
 
 import torch  # noqa: E402
 
@@ -44,7 +48,7 @@ def contestants(options, q, k, v):
     """Yields (name, what makes it)."""
     heads, seq = options.heads, options.seq
     blocks = pick(heads, seq // 128, seq // 128, options.density)
-    ours = lambda **mask: library.Attention(options.library, options.threads, q, k, v, **mask)
+    ours = lambda **mask: library.Attention(options.library, options.threads, q, k, v, variant=options.variant, **mask)
     yield "ours dense", ours
     yield "ours single keys", lambda: ours(block_m=64, tile_n=1,
                                            tiles=pick(heads, (seq + 63) // 64, seq, options.density))
@@ -120,6 +124,8 @@ def main():
     parser.add_argument("--density", type=float, default=0.3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--variant", help="ours: a tier by name, as avx512; default: what the library chooses")
+    parser.add_argument("--no-tiles", action="store_true", help="nobody uses AMX tiles; ours wants --variant beside it")
     parser.add_argument("--processor-time", action="store_true",
                         help="time by the process's processor time, for one thread on a busy machine")
     parser.add_argument("--csv")
@@ -128,6 +134,8 @@ def main():
         parser.error("--seq must be a multiple of 128, for FlexAttention's blocks")
     if options.processor_time and options.threads != 1:
         parser.error("--processor-time is of one thread")
+    if options.no_tiles and options.variant in (None, "amx"):
+        parser.error("--no-tiles wants --variant with a tier without tiles: avx512bf16, avx512, avx2, c")
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     q, k, v = (torch.randn(1, options.heads, options.seq, options.head_dim).to(getattr(torch, options.dtype))

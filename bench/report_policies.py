@@ -23,8 +23,8 @@ realised is in the tables, and a star marks those that are more than 10 % off, m
 so many pairs. Cost is (kept pairs + summary pairs) / all pairs, over sparse calls. Output error is
 norm(O - O_dense) / norm(O_dense), recall the kept share of the exact attention weight, both over the measured calls; PSNR,
 PSNR where the dense video moves, and SSIM are against the dense video. "Denoising" is the time of all steps of the dense
-video, run just before, divided by that of the sparse one, without the measuring. Brackets are 95 % bootstrap intervals over
-prompts. `best-128x128` keeps the tiles of the largest true weight, which no preset can know.
+video of the same session, divided by that of the sparse one, without the measuring. Brackets are 95 % bootstrap intervals
+over prompts.
 
 Made by `bench/bench_policies` and `bench/report_policies.py`.
 """

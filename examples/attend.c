@@ -1,6 +1,6 @@
 /* attend.c - sparse attention in one page: a mask from a rule, its density, and how far the output is from dense.
  *
- *   cc attend.c $(pkg-config --cflags --libs fgattn) -lm -o attend && ./attend
+ *   cc examples/attend.c $(pkg-config --cflags --libs fgattn) -lm -o attend && ./attend
  */
 #include <fgattn.h>
 

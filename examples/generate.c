@@ -1,6 +1,7 @@
 /* generate.c - a video in one page: open a checkpoint, generate with a sparse policy, write an MP4.
  *
- *   cc generate.c $(pkg-config --cflags --libs fgvideo) -o generate && ./generate models/toy "a red ball" ball.mp4
+ *   cc examples/generate.c $(pkg-config --cflags --libs fgvideo) -o generate
+ *   ./generate models/toy "a red ball" ball.mp4
  */
 #include <fgvideo.h>
 

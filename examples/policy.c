@@ -1,6 +1,6 @@
 /* policy.c - two policies of one's own beside a preset: a score, and a rule that says what is kept.
  *
- *   cc policy.c $(pkg-config --cflags --libs fgattn) -lm -o policy && ./policy
+ *   cc examples/policy.c $(pkg-config --cflags --libs fgattn) -lm -o policy && ./policy
  */
 #include <fgattn.h>
 

@@ -146,6 +146,8 @@ typedef struct fga_tensor {
     int64_t stride[4];
 } fga_tensor;
 
+/* Contiguous [batch][head][token][channel] and [batch][token][head][channel] on the processor. For memory of a CUDA
+ * device set .device = FGA_DEVICE_CUDA afterwards: contexts refuse tensors of the other kind. */
 FGA_API fga_tensor fga_tensor_bhsd(void *data, fga_dtype dtype, int64_t b, int64_t h, int64_t s, int64_t d);
 FGA_API fga_tensor fga_tensor_bshd(void *data, fga_dtype dtype, int64_t b, int64_t s, int64_t h, int64_t d);
 
@@ -173,7 +175,8 @@ typedef enum fga_order {
     FGA_ORDER_BOXES = 4   /* boxes of 4x4x4 cut at the border, raster outside and inside */
 } fga_order;
 
-/* order[i] = raster index (t*height + h)*width + w of the i-th token of the order; length T*H*W. */
+/* order[i] = raster index (t*height + h)*width + w of the i-th token of the order; [frames*height*width], each extent
+ * at least 1. */
 FGA_API fga_status fga_order_build(fga_context *ctx, fga_order kind, int64_t frames, int64_t height, int64_t width,
                                    int32_t *order);
 
@@ -233,6 +236,7 @@ FGA_API void fga_mask_release(fga_mask **mask);
 FGA_API fga_mask_desc fga_mask_describe(const fga_mask *mask);
 FGA_API int64_t fga_mask_blocks(const fga_mask *mask);
 FGA_API int64_t fga_mask_tiles(const fga_mask *mask);
+/* Whether query block u keeps key tile v in head h of batch entry b; false outside the mask. */
 FGA_API bool fga_mask_keeps(const fga_mask *mask, int64_t b, int64_t h, int64_t u, int64_t v);
 /* Iterates row (b, h, u): the first stretch of kept tiles at or after tile `from`, as [*start, *end), not further cut;
  * false when there is none. */
@@ -247,7 +251,8 @@ FGA_API size_t fga_mask_bytes(const fga_mask *mask); /* held in memory for the m
 /* Re-stores in whichever of bit map and runs is smaller. */
 FGA_API fga_status fga_mask_compress(fga_context *ctx, fga_mask *mask);
 
-/* Serialisation: a versioned, little-endian, checked byte form. save with buffer NULL asks the size. */
+/* Serialisation: a versioned, little-endian, checked byte form. save with buffer NULL asks the size, else *bytes is
+ * the buffer's size. load: FGA_ERR_DATA says what is wrong with bytes that are no mask, cut short or damaged. */
 FGA_API fga_status fga_mask_save(fga_context *ctx, const fga_mask *mask, void *buffer, size_t *bytes);
 FGA_API fga_status fga_mask_load(fga_context *ctx, const void *buffer, size_t bytes, fga_mask **mask);
 
@@ -300,11 +305,15 @@ typedef struct fga_attend_plan fga_attend_plan;
 
 FGA_API fga_attend_desc fga_attend_desc_default(void);
 FGA_API fga_attend_args fga_attend_args_default(void);
+/* FGA_ERR_ARGUMENT: an extent, head count, dtype, block_m, tile_n or scale that no attention has. FGA_ERR_UNSUPPORTED:
+ * head_dim, dtype or block_m that no kernel of the context's device (or of its forced variant) computes. */
 FGA_API fga_status fga_attend_plan_create(fga_context *ctx, const fga_attend_desc *desc, fga_attend_plan **plan);
 FGA_API void fga_attend_plan_destroy(fga_attend_plan **plan);
-FGA_API size_t fga_attend_plan_workspace(const fga_attend_plan *plan);    /* bytes, 64-byte aligned */
+FGA_API size_t fga_attend_plan_workspace(const fga_attend_plan *plan);    /* bytes; to be aligned to 64 */
 FGA_API const char *fga_attend_plan_variant(const fga_attend_plan *plan); /* which kernel will run */
-/* stream: the CUDA stream on a CUDA context; NULL on the CPU. */
+/* workspace: of this run alone while it lasts. stream: the CUDA stream on a CUDA context, where all tensors, key_bias,
+ * lse and the workspace lie on the device; NULL on the CPU. FGA_ERR_ARGUMENT names what does not fit the plan; then
+ * nothing was written. */
 FGA_API fga_status fga_attend_run(fga_attend_plan *plan, const fga_attend_args *args, void *workspace, void *stream);
 
 /* Lays the arrays of a remainder for desc's shape out in `memory`; with memory NULL only *bytes is set. */
@@ -453,6 +462,7 @@ FGA_API fga_predict_desc fga_predict_desc_default(void);
 /* Blocks and tiles that desc implies. */
 FGA_API int64_t fga_predict_blocks(const fga_predict_desc *desc);
 FGA_API int64_t fga_predict_tiles(const fga_predict_desc *desc);
+/* *bytes of the workspace of fga_score_tiles, to be aligned to 64. */
 FGA_API fga_status fga_score_workspace(fga_context *ctx, const fga_predict_desc *desc, size_t *bytes);
 /* desc->score of every block and tile: scores[batch][query_heads][blocks][tiles], f32. Rows of mass sum to 1 (to 0 for
  * a block without a valid query). +inf: gated, to be kept. v is read by FGA_SCORE_DEVIATION alone, else may be NULL. */
@@ -486,6 +496,7 @@ typedef struct fga_measure_args {
 } fga_measure_args;
 
 FGA_API fga_measure_args fga_measure_args_default(void);
+/* *bytes of the workspace of fga_measure, to be aligned to 64. */
 FGA_API fga_status fga_measure_workspace(fga_context *ctx, const fga_attend_desc *desc, double fraction, size_t *bytes);
 /* Compares with exact dense attention on the sampled queries. On a CUDA context tensors and the workspace lie on the
  * device, the two arrays per head on the host, and the call waits for the context's stream. */
@@ -515,10 +526,11 @@ typedef struct fga_session_desc {
     fga_dtype dtype;
     fga_sequence sequence;         /* self-attention: queries = keys */
     int64_t frames, height, width; /* of the video, in tokens: static selections need them; else may be 0 */
-    double measure_fraction; /* sampled queries of a measured call; 0 = never measure. Default 0.02. Measured are sparse
-                                calls at refresh steps and at the last step before the next refresh: each mask at its
-                                freshest and at its most aged. One costs that fraction of a dense attention, and on a
-                                CUDA context waits for the stream */
+    /* Sampled share of the queries of a measured call, default 0.02. 0 = never measure, unless a target or refresh_drop
+     * needs it, which then take 0.02; targets never take fewer than 256 queries a head. Measured are sparse calls at
+     * refresh steps and at the last step before the next refresh: each mask at its freshest and at its most aged. One
+     * costs that share of a dense attention, and on a CUDA context waits for the stream. */
+    double measure_fraction;
     const fga_override *overrides; /* [override_count]; copied */
     int32_t override_count;
     /* Told of every measured call, from the caller's thread; or NULL. */
@@ -533,7 +545,7 @@ typedef struct fga_session_report {
     double sparse_total, sparse_kept;                /* over sparse calls */
     double sparse_summaries;                         /* summary pairs of sparse calls: cost = (kept + these) / total */
     int64_t heads_made_dense;                        /* by a target that nothing less could meet, over refreshes */
-    int64_t refreshes_early;                         /* by refresh_drop, before the timetable's */
+    int64_t refreshes_early;                         /* by targets or refresh_drop, before the timetable's */
     double score_s, attend_s, measure_s;             /* seconds */
     int64_t measured_calls;
     double recall_mean, recall_p05; /* fga_quality's, averaged over measured calls; NaN when none */
@@ -544,17 +556,21 @@ typedef struct fga_session_report {
 } fga_session_report;
 
 FGA_API fga_session_desc fga_session_desc_default(void);
+/* FGA_ERR_ARGUMENT: a policy, sequence or shape that does not hold together. FGA_ERR_UNSUPPORTED: what the context's
+ * device has no kernels for; the text names it. */
 FGA_API fga_status fga_session_create(fga_context *ctx, const fga_session_desc *desc, fga_session **session);
 FGA_API void fga_session_destroy(fga_session **session);
-FGA_API size_t fga_session_workspace(const fga_session *session);
-/* Self-attention of (step of steps, layer, branch) under the policy; args->mask and args->lse must be NULL. Tokens
- * must already be in the policy's order. What ran is in *kind if not NULL: a reuse without a mask of the newest refresh
- * refreshes. Padding is never attended, and neither are keys with bias -inf, of which no mask keeps whole tiles. steps
- * must stay what it was at the first call. */
+FGA_API size_t fga_session_workspace(const fga_session *session); /* bytes; to be aligned to 64; of any call */
+/* Self-attention of (step of steps, layer, branch) under the policy; args->mask, lse and remainder must be NULL: the
+ * session brings its own. Tokens must already be in the policy's order. What ran is in *kind if not NULL: a reuse
+ * without a mask of the newest refresh refreshes. Padding is never attended, and neither are keys with bias -inf, of
+ * which no mask keeps whole tiles; on a CUDA context selections know no key_bias, and layers that are ever sparse
+ * refuse one (FGA_ERR_UNSUPPORTED). steps must stay what it was at the first call. */
 FGA_API fga_status fga_session_attend(fga_session *session, int step, int steps, int layer, int branch,
                                       const fga_attend_args *args, void *workspace, fga_step_kind *kind);
 /* The mask in force for (layer, branch), borrowed until the next call of fga_session_attend, which may rewrite it; NULL
- * if none. Retain it to keep it: the session then makes itself another. */
+ * if none. Retain it to keep it: the session then makes itself another (on a CUDA context allocated in that refresh;
+ * release it there only when no work that uses it is left). */
 FGA_API const fga_mask *fga_session_mask(const fga_session *session, int layer, int branch);
 FGA_API fga_session_report fga_session_get_report(const fga_session *session);
 /* Between two calls of fga_session_attend: all that later steps depend on, and the report so far, as bytes. They go to

@@ -40,7 +40,7 @@ typedef struct fgv_model_info {
     const char *directory;
     int layers, heads, head_dim;
     int64_t dit_parameters, text_parameters, vae_parameters;
-    int patch_t, patch_h, patch_w;    /* tokens per latent cell: 1, 2, 2 */
+    int patch_t, patch_h, patch_w;    /* latent cells per token along t, h, w: 1, 2, 2 */
     int vae_t, vae_s;                 /* VAE strides in time and space: 4, 8 */
     int latent_channels, text_dim;    /* of the transformer's input and of the text encoder's rows */
     int width, height, frames, steps; /* defaults: default.json's, or Wan's own */
@@ -125,6 +125,8 @@ typedef struct fgv_result {
     int steps_kept; /* steps that the state file holds; 0: this run has not written it */
 } fgv_result;
 
+/* The checkpoint's own size, frames, steps, guidance, shift and negative prompt; seed 0; no prompt, no callbacks,
+ * nothing captured. Attention is dense until `policy` is set, and 2 % of the queries of measured calls are measured. */
 FGV_API fgv_request fgv_request_default(const fgv_model *model);
 /* Checks sizes, frame count, ranges; the text names the nearest valid value. fgv_generate does it too. */
 FGV_API fga_status fgv_request_check(const fgv_model *model, const fgv_request *request);
