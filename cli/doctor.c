@@ -1,6 +1,7 @@
 /* doctor.c - `fgattn doctor`: what this machine has, which kernels run on it and why, and what a job would need. */
 #define _DEFAULT_SOURCE
 #include "job.h"
+#include "plan.h"
 
 #include <cjson/cJSON.h>
 #include <oneapi/dnnl/dnnl.h>
@@ -170,6 +171,22 @@ static cli_text millions(int64_t parameters)
     return t;
 }
 
+static int print_memory(fga_context *ctx, const fgv_model *model, fgv_request *request, const char *attention)
+{
+    uint64_t bytes = 0, available = cli_memory_available();
+    fga_status status = fga_policy_parse(ctx, attention, &request->policy);
+    status = status == FGA_OK ? fgv_request_check(model, request) : status;
+    status = status == FGA_OK ? fgv_predict_memory(model, request, &bytes) : status;
+    if (status != FGA_OK) {
+        return cli_fail_status(ctx, status);
+    }
+    printf("    %-40s%s: %s\n", attention, cli_bytes(bytes).text,
+           available == UINT64_MAX ? "how much is available is unknown"
+           : bytes <= available    ? "enough is available"
+                                   : "more than is available");
+    return CLI_DONE;
+}
+
 static int print_job(fga_context *ctx, const job *j)
 {
     fgv_model *model = NULL;
@@ -189,18 +206,15 @@ static int print_job(fga_context *ctx, const job *j)
         request.height = j->size[1];
     }
     request.frames = j->frames_given ? j->frames : request.frames;
-    uint64_t bytes = 0, available = cli_memory_available();
-    fga_status status = fga_policy_parse(ctx, "dfs", &request.policy);
-    status = status == FGA_OK ? fgv_request_check(model, &request) : status;
-    status = status == FGA_OK ? fgv_predict_memory(model, &request, &bytes) : status;
-    if (status == FGA_OK) {
-        printf("  %-14s%dx%d, %d frames need about %s of memory: %s\n", "job", request.width, request.height,
-               request.frames, cli_bytes(bytes).text,
-               available == UINT64_MAX ? "how much is available is unknown"
-               : bytes <= available    ? "enough is available"
-                                       : "more than is available");
-    } else {
-        code = cli_fail_status(ctx, status);
+    const char *preset = NULL;
+    code = cli_default_preset(ctx, request.compute, &preset);
+    if (code == CLI_DONE) {
+        printf("  %-14s%dx%d, %d frames need at most about, with --attention\n", "job", request.width, request.height,
+               request.frames);
+        code = print_memory(ctx, model, &request, preset);
+    }
+    for (int i = 0; i < 2 && code == CLI_DONE; i++) {
+        code = print_memory(ctx, model, &request, (const char *[]){"dfs", "dense"}[i]);
     }
     fgv_model_close(&model);
     return code;

@@ -22,7 +22,7 @@ double cli_recall_floor(double target)
 
 /* The more of a kernel's time goes into gathering keys and values, the more queries have to share them: 16 fill half of
  * a register tile of f32, and on AMX tiles copies take longer than products. */
-static int choose_preset(fga_context *ctx, fgv_compute compute, const char **text)
+int cli_default_preset(fga_context *ctx, fgv_compute compute, const char **text)
 {
     fga_attend_desc desc = fga_attend_desc_default();
     desc.batch = desc.query_heads = desc.kv_heads = desc.query_len = desc.key_len = 1;
@@ -48,7 +48,7 @@ static int read_preset(fga_context *ctx, const cli_attention *a, fga_policy *pol
 {
     char text[FGA_POLICY_TEXT];
     const char *preset = a->text;
-    int code = preset != NULL ? CLI_DONE : choose_preset(ctx, a->compute, &preset);
+    int code = preset != NULL ? CLI_DONE : cli_default_preset(ctx, a->compute, &preset);
     if (code != CLI_DONE) {
         return code;
     }

@@ -25,6 +25,9 @@ typedef struct cli_attention {
 
 /* The library knows the presets; the help only lists them. */
 void cli_describe_presets(char *text, size_t bytes);
+/* What `generate` takes without --attention where `compute` runs on this context's kernels. Prints and returns the exit
+ * code. */
+int cli_default_preset(fga_context *ctx, fgv_compute compute, const char **text);
 /* What no head may fall below for a recall of `target` over all: three times as far from 1. */
 double cli_recall_floor(double target);
 /* Fills `profile` from the file, or from the preset. Prints and returns the exit code. */
