@@ -94,7 +94,7 @@ static cJSON *as_json(const cli_attend_bench *b, const cli_attend_figures *f)
     return object;
 }
 
-static int write_json(const cli_attend_bench *b, const cli_attend_figures *f, cli_json *json)
+static int write_json(const cli_attend_bench *b, const cli_attend_figures *f, cli_place *json)
 {
     cJSON *object = as_json(b, f);
     if (object == NULL) {
@@ -108,8 +108,8 @@ static int write_json(const cli_attend_bench *b, const cli_attend_figures *f, cl
 static int run(const cli_attend_bench *b, const char *json_path)
 {
     cli_attend_figures figures;
-    cli_json json = {0};
-    cli_catch_interrupt(NULL, NULL);
+    cli_place json = {0};
+    cli_catch_interrupt();
     int code = cli_json_begin(&json, json_path);
     code = code == CLI_DONE ? cli_bench_attend_run(b, &figures) : code;
     if (code == CLI_DONE) {

@@ -133,3 +133,26 @@ void cli_capture_free(cli_capture *capture)
     cli_chosen_free(&capture->layers);
     cli_chosen_free(&capture->branches);
 }
+
+int cli_capture_open(fga_context *ctx, const char *path, fgv_capture_file **file)
+{
+    fga_status status = fgv_capture_open(ctx, path, file);
+    if (status == FGA_OK) {
+        return CLI_DONE;
+    }
+    int code = cli_fail_status(ctx, status);
+    return status == FGA_ERR_IO ? CLI_BAD_DATA : code;
+}
+
+int cli_capture_fail(const fga_context *ctx, const char *path, fga_status status)
+{
+    switch (status) {
+    case FGA_ERR_ARGUMENT:
+    case FGA_ERR_DATA:
+        return cli_fail(CLI_BAD_DATA, "%s: %s", path, fga_last_error(ctx));
+    case FGA_ERR_UNSUPPORTED:
+        return cli_fail(CLI_ERROR, "%s: %s", path, fga_last_error(ctx));
+    default:
+        return cli_fail_status(ctx, status);
+    }
+}

@@ -36,4 +36,11 @@ bool cli_capture_wants(const cli_capture *capture, const fgv_capture *inputs);
 uint64_t cli_capture_bytes(const cli_capture *capture, const fgv_model *model, const fgv_request *request);
 void cli_capture_free(cli_capture *capture);
 
+/* Opens a file of captures to read; one that is not there is bad input as a damaged one is. Prints and returns the exit
+ * code. */
+int cli_capture_open(fga_context *ctx, const char *path, fgv_capture_file **file);
+/* The exit code of a failure to use what is in such a file, printed: shapes that cannot be used are the file's fault.
+ */
+int cli_capture_fail(const fga_context *ctx, const char *path, fga_status status);
+
 #endif

@@ -84,10 +84,13 @@ const char *cli_find_program(const char *name, char *path, size_t bytes);
 
 /* ---- signal.c: Ctrl-C ----------------------------------------------------------------------- */
 
-/* The first SIGINT or SIGTERM sets a flag; the second removes `output`.part and `state`.part and ends the program at
- * once. Both may be NULL. */
-void cli_catch_interrupt(const char *output, const char *state);
+/* The first SIGINT or SIGTERM sets a flag; the second removes what was noted and ends the program at once. */
+void cli_catch_interrupt(void);
 bool cli_interrupted(void);
+/* path.part is being written, or will be. */
+void cli_note_unfinished(const char *path);
+/* The same of a video: of NAME.png, so many frames NAME-0000.png.part ... */
+void cli_note_unfinished_video(const char *path, int frames);
 
 /* ---- the verbs ------------------------------------------------------------------------------ */
 

@@ -2,7 +2,6 @@
 #include "capture.h"
 #include "job.h"
 #include "json.h"
-#include "latents.h"
 #include "plan.h"
 #include "progress.h"
 #include "report.h"
@@ -31,9 +30,9 @@ typedef struct command {
     fgv_model_info about;
     fgv_request request;
     fgv_writer *writer;
-    cli_latents latents;
+    cli_place latents;
     cli_capture capture;
-    cli_json json;
+    cli_place json;
     fgv_profile profile;
     uint8_t *sparse_rgb, *dense_rgb; /* [frames][height][width][3], with --versus */
     uint64_t predicted;
@@ -249,7 +248,7 @@ typedef struct run {
     fgv_writer *writer; /* NULL: the frames are only kept */
     uint8_t *keep;      /* NULL: the frames are only written */
     size_t frame_bytes;
-    cli_latents *latents;
+    cli_place *latents;
     cli_capture *capture;
     fga_context *ctx;
     fga_status failed; /* of the writers */
@@ -282,7 +281,8 @@ static bool on_latents(void *user, const float *latents, int channels, int t, in
 {
     run *r = user;
     size_t count = (size_t)channels * (size_t)t * (size_t)h * (size_t)w;
-    if (!cli_latents_finish(r->latents, latents, count)) {
+    bool whole = fwrite(latents, sizeof *latents, count, r->latents->file) == count;
+    if (!cli_place_finish(r->latents) || !whole) {
         snprintf(r->reason, sizeof r->reason, "cannot write %s: %s", r->latents->path, strerror(errno));
         r->failed = FGA_ERR_IO;
     }
@@ -413,6 +413,10 @@ static int begin_capture(command *c)
         fprintf(stderr, "%s: %lld captures, up to %s\n", c->set.capture, (long long)most,
                 cli_bytes(cli_capture_bytes(capture, c->model, &c->request)).text);
     }
+    code = cli_place_check(c->set.capture);
+    if (code != CLI_DONE) {
+        return code;
+    }
     fga_status status = fgv_capture_create(c->ctx, c->set.capture, most, &capture->writer);
     return status == FGA_OK ? CLI_DONE : cli_fail_status(c->ctx, status);
 }
@@ -426,6 +430,10 @@ static int find_state(command *c)
     if (snprintf(c->state, sizeof c->state, "%s.fgstate", output) >= (int)sizeof c->state) {
         return cli_fail(CLI_USAGE, "generate: the name of the output is too long: %.100s...", output);
     }
+    int code = cli_place_refuse_special(c->state);
+    if (code != CLI_DONE) {
+        return code;
+    }
     FILE *file = fopen(c->state, "rb");
     if (file == NULL && c->set.resume) {
         return cli_fail(CLI_ERROR, "nothing to resume: cannot open %s: %s", c->state, strerror(errno));
@@ -437,6 +445,26 @@ static int find_state(command *c)
         cli_warn("%s is of an interrupted run, which --resume would go on with; this run replaces it", c->state);
     }
     return CLI_DONE;
+}
+
+/* Whatever cannot be written is found out here. The state comes last, so that a directory that takes no files is
+ * reported by the output's name. */
+static int open_outputs(command *c)
+{
+    const settings *s = &c->set;
+    int code = cli_json_begin(&c->json, s->json);
+    code = code == CLI_DONE ? cli_place_begin(&c->latents, s->latents) : code;
+    code = code == CLI_DONE ? begin_capture(c) : code;
+    if (code != CLI_DONE) {
+        return code;
+    }
+    fga_status status =
+        fgv_writer_open(c->ctx, s->output, c->request.width, c->request.height, c->about.fps, &c->writer);
+    if (status != FGA_OK) {
+        return cli_fail_status(c->ctx, status);
+    }
+    cli_note_unfinished_video(s->output, c->request.frames);
+    return cli_place_check(c->state);
 }
 
 static int prepare(command *c)
@@ -454,22 +482,14 @@ static int prepare(command *c)
     c->about = fgv_model_describe(c->model);
     warn_of_unknown_words(c);
     code = check_memory(c);
-    code = code == CLI_DONE ? cli_json_begin(&c->json, s->json) : code;
-    code = code == CLI_DONE ? cli_latents_begin(&c->latents, s->latents) : code;
-    code = code == CLI_DONE ? begin_capture(c) : code;
-    if (code != CLI_DONE) {
-        return code;
-    }
-    if (s->versus_given) {
+    if (code == CLI_DONE && s->versus_given) {
         c->sparse_rgb = malloc(clip_bytes(&c->request));
         c->dense_rgb = malloc(clip_bytes(&c->request));
         if (c->sparse_rgb == NULL || c->dense_rgb == NULL) {
             return cli_fail(CLI_NO_MEMORY, "no memory for the frames of both videos");
         }
     }
-    fga_status status =
-        fgv_writer_open(c->ctx, s->output, c->request.width, c->request.height, c->about.fps, &c->writer);
-    return status == FGA_OK ? CLI_DONE : cli_fail_status(c->ctx, status);
+    return code == CLI_DONE ? open_outputs(c) : code;
 }
 
 static int finish(command *c)
@@ -521,12 +541,12 @@ int cli_generate(int argc, char **argv)
         code = find_state(&c);
     }
     if (code == CLI_DONE) {
-        cli_catch_interrupt(c.set.output, c.state);
+        cli_catch_interrupt();
         code = carry_out(&c);
     }
     fgv_writer_abandon(&c.writer);
     cli_json_abandon(&c.json);
-    cli_latents_abandon(&c.latents);
+    cli_place_abandon(&c.latents);
     cli_capture_free(&c.capture);
     fgv_profile_free(&c.profile);
     free(c.sparse_rgb);

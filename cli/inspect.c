@@ -21,7 +21,7 @@ typedef struct command {
     fgv_capture_file *file;
     cli_capture capture;
     study study;
-    cli_json page, json;
+    cli_place page, json;
     int done, total, last_step;
     bool line_shown, finished; /* finished: every wanted capture has been seen, and the generation may stop */
     fga_status failed;         /* of the study, inside a generation */
@@ -43,15 +43,15 @@ static int read_settings(int argc, char **argv, settings *s)
          .low = 1, .high = 100000, .given = &s->clip.frames_given},
         {"steps", 'n', CLI_WHOLE, &s->clip.steps, "N", .help = "denoising steps; default: the model's own", .low = 1,
          .high = 1000, .given = &s->clip.steps_given},
-        {"seed", 0, CLI_SEED, &s->clip.seed, "N", .help = "of the noise; default 0"},
+        {"seed", 0, CLI_SEED, &s->clip.seed, "N", .help = "of the noise; default 0", .given = &s->clip.seed_given},
         {"guidance", 'g', CLI_NUMBER, &s->clip.guidance, "G", .help = "1 = plain, half the work", .low = 0, .high = 100,
          .given = &s->clip.guidance_given},
         {"shift", 0, CLI_NUMBER, &s->clip.shift, "S", .help = "flow shift", .low = 0.001, .high = 1000,
          .given = &s->clip.shift_given},
         {"sampler", 0, CLI_CHOICE, &s->clip.sampler, "NAME", .help = "unipc (default) or euler",
-         .choices = cli_samplers},
+         .choices = cli_samplers, .given = &s->clip.sampler_given},
         {"dtype", 0, CLI_CHOICE, &s->clip.dtype, "TYPE", .help = "of the arithmetic: auto (default), f32 or bf16",
-         .choices = cli_dtypes},
+         .choices = cli_dtypes, .given = &s->clip.dtype_given},
         {.help = "which attentions, and what of them"},
         {"capture-steps", 0, CLI_TEXT, &s->choice.steps, "LIST",
          .help = "of these steps: 0,4-6,last or all; default: at 1/4, 1/2 and\n3/4 of the run, or all of a file",
@@ -99,17 +99,9 @@ static int check_settings(const settings *s)
                                        ? "inspect: nothing to look at; give --capture FILE or --prompt TEXT"
                                        : "inspect: --capture and --prompt are two things to look at; give one");
     }
-    bool generation = s->model != NULL || s->negative != NULL || s->clip.size_given || s->clip.frames_given ||
-                      s->clip.steps_given || s->clip.guidance_given || s->clip.shift_given;
-    if (s->input != NULL && generation) {
-        return cli_fail(CLI_USAGE, "inspect: %s is for a generation; --capture brings what was captured",
-                        s->model != NULL         ? "--model"
-                        : s->negative != NULL    ? "--negative"
-                        : s->clip.size_given     ? "--size"
-                        : s->clip.frames_given   ? "--frames"
-                        : s->clip.steps_given    ? "--steps"
-                        : s->clip.guidance_given ? "--guidance"
-                                                 : "--shift");
+    const char *generation = s->model != NULL ? "model" : s->negative != NULL ? "negative" : cli_clip_given(&s->clip);
+    if (s->input != NULL && generation != NULL) {
+        return cli_fail(CLI_USAGE, "inspect: --%s is for a generation; --capture brings what was captured", generation);
     }
     return CLI_DONE;
 }
@@ -170,12 +162,8 @@ static int choose_of_file(command *c)
 
 static int inspect_file(command *c)
 {
-    fga_status status = fgv_capture_open(c->ctx, c->set.input, &c->file);
-    if (status != FGA_OK) { /* a file that is not there is bad input, as in the other verbs */
-        int code = cli_fail_status(c->ctx, status);
-        return status == FGA_ERR_IO ? CLI_BAD_DATA : code;
-    }
-    int code = choose_of_file(c);
+    int code = cli_capture_open(c->ctx, c->set.input, &c->file);
+    code = code == CLI_DONE ? choose_of_file(c) : code;
     if (code != CLI_DONE) {
         return code;
     }
@@ -186,6 +174,7 @@ static int inspect_file(command *c)
     if (c->total == 0) {
         return cli_fail(CLI_USAGE, "%s has none of the chosen steps, layers and branches", c->set.input);
     }
+    fga_status status = FGA_OK;
     for (int i = 0; i < fgv_capture_count(c->file) && status == FGA_OK; i++) {
         fgv_capture capture = fgv_capture_get(c->file, i);
         if (cli_capture_wants(&c->capture, &capture)) {
@@ -194,7 +183,7 @@ static int inspect_file(command *c)
         }
     }
     clear_line(c);
-    return status == FGA_OK ? CLI_DONE : cli_fail_status(c->ctx, status);
+    return status == FGA_OK ? CLI_DONE : cli_capture_fail(c->ctx, c->set.input, status);
 }
 
 /* ---- a generation --------------------------------------------------------------------------------------- */
@@ -363,7 +352,7 @@ int cli_inspect(int argc, char **argv)
     int code = read_settings(argc, argv, &c->set);
     code = code == CLI_DONE ? check_settings(&c->set) : code;
     if (code == CLI_DONE) {
-        cli_catch_interrupt(c->set.output, NULL);
+        cli_catch_interrupt();
         code = carry_out(c);
     }
     cli_json_abandon(&c->page);

@@ -82,3 +82,16 @@ fgv_request cli_clip_request(const cli_clip *clip, const fgv_model *model)
     r.compute = (fgv_compute)clip->dtype;
     return r;
 }
+
+const char *cli_clip_given(const cli_clip *clip)
+{
+    return clip->size_given       ? "size"
+           : clip->frames_given   ? "frames"
+           : clip->steps_given    ? "steps"
+           : clip->guidance_given ? "guidance"
+           : clip->shift_given    ? "shift"
+           : clip->seed_given     ? "seed"
+           : clip->sampler_given  ? "sampler"
+           : clip->dtype_given    ? "dtype"
+                                  : NULL;
+}

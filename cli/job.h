@@ -14,14 +14,18 @@ int cli_open_model(fga_context *ctx, const char *directory, fgv_model **model);
 typedef struct cli_clip {
     int size[2], frames, steps;
     double guidance, shift;
-    bool size_given, frames_given, steps_given, guidance_given, shift_given;
     uint64_t seed;
     int sampler, dtype; /* indices of the lists below */
+    bool size_given, frames_given, steps_given, guidance_given, shift_given;
+    bool seed_given, sampler_given, dtype_given; /* only where a verb asks cli_clip_given */
 } cli_clip;
 
 extern const char *const cli_samplers[], *const cli_dtypes[]; /* in the order of fgv_sampler and fgv_compute */
 
 /* The model's default request with the clip put in; prompts and policy are the caller's. */
 fgv_request cli_clip_request(const cli_clip *clip, const fgv_model *model);
+
+/* The name, without dashes, of one of these options that was given, or NULL. */
+const char *cli_clip_given(const cli_clip *clip);
 
 #endif

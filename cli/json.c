@@ -1,12 +1,9 @@
-/* json.c - figures for machines: a file that is checked before the work and complete or absent after it. */
+/* json.c - figures for machines. */
 #include "json.h"
 
 #include <errno.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 void cli_json_number(cJSON *object, const char *name, double value)
 {
@@ -17,52 +14,24 @@ void cli_json_number(cJSON *object, const char *name, double value)
     }
 }
 
-static int cannot(const char *path)
+int cli_json_begin(cli_place *json, const char *path)
 {
-    return cli_fail(CLI_ERROR, "cannot write %s: %s", path, strerror(errno));
-}
-
-int cli_json_begin(cli_json *json, const char *path)
-{
-    *json = (cli_json){.path = path};
-    if (path == NULL) {
+    if (path != NULL && strcmp(path, "-") == 0) {
+        *json = (cli_place){.path = path, .in_place = true, .file = stdout};
         return CLI_DONE;
     }
-    if (strcmp(path, "-") == 0) {
-        json->file = stdout;
-        return CLI_DONE;
-    }
-    struct stat info;
-    bool special = stat(path, &info) == 0 && !S_ISREG(info.st_mode); /* a device or a pipe cannot be renamed onto */
-    size_t bytes = strlen(path) + sizeof ".part";
-    json->target = malloc(bytes);
-    if (json->target == NULL) {
-        return cli_fail(CLI_NO_MEMORY, "no memory to open %s", path);
-    }
-    snprintf(json->target, bytes, "%s%s", path, special ? "" : ".part");
-    json->file = fopen(json->target, "w");
-    if (json->file == NULL) {
-        int code = cannot(path);
-        free(json->target);
-        *json = (cli_json){0};
-        return code;
-    }
-    return CLI_DONE;
+    return cli_place_begin(json, path);
 }
 
-void cli_json_abandon(cli_json *json)
+void cli_json_abandon(cli_place *json)
 {
-    if (json->file != NULL && json->file != stdout) {
-        fclose(json->file);
-        if (strcmp(json->target, json->path) != 0) {
-            unlink(json->target);
-        }
+    if (json->file == stdout) { /* is main's to close */
+        json->file = NULL;
     }
-    free(json->target);
-    *json = (cli_json){0};
+    cli_place_abandon(json);
 }
 
-int cli_json_finish(cli_json *json, const cJSON *object)
+int cli_json_finish(cli_place *json, const cJSON *object)
 {
     if (json->file == NULL) {
         return CLI_DONE;
@@ -77,26 +46,16 @@ int cli_json_finish(cli_json *json, const cJSON *object)
     return code;
 }
 
-int cli_json_finish_text(cli_json *json, const char *text)
+int cli_json_finish_text(cli_place *json, const char *text)
 {
     if (json->file == NULL) {
         return CLI_DONE;
     }
-    bool written = fprintf(json->file, "%s\n", text) >= 0 && fflush(json->file) == 0;
+    fprintf(json->file, "%s\n", text);
     if (json->file == stdout) { /* main reports what goes wrong with standard output */
-        *json = (cli_json){0};
+        fflush(stdout);
+        json->file = NULL;
         return CLI_DONE;
     }
-    int code = CLI_DONE;
-    written = fclose(json->file) == 0 && written;
-    json->file = NULL;
-    if (!written || (strcmp(json->target, json->path) != 0 && rename(json->target, json->path) != 0)) {
-        code = cannot(json->path);
-        if (strcmp(json->target, json->path) != 0) {
-            unlink(json->target);
-        }
-    }
-    free(json->target);
-    *json = (cli_json){0};
-    return code;
+    return cli_place_finish(json) ? CLI_DONE : cli_fail(CLI_ERROR, "cannot write %s: %s", json->path, strerror(errno));
 }

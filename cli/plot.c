@@ -1,10 +1,6 @@
 #include "plot.h"
 
-#include <errno.h>
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 enum { WIDTH = 760, PANEL = 220, LEFT = 70, RIGHT = 20, TOP = 50, GAP = 50, INNER = PANEL - GAP };
 
@@ -79,7 +75,7 @@ static void panel(FILE *file, const cli_series *s, int count, int top)
     fputs(drawing ? "\"/>\n" : "", file);
 }
 
-static void chart(FILE *file, const char *title, const char *x_label, const cli_series *series, int panels, int count)
+void cli_plot_draw(FILE *file, const char *title, const char *x_label, const cli_series *series, int panels, int count)
 {
     int height = TOP + panels * PANEL + 30;
     fprintf(file,
@@ -100,28 +96,4 @@ static void chart(FILE *file, const char *title, const char *x_label, const cli_
     }
     fprintf(file, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text>\n</svg>\n", (WIDTH + LEFT - RIGHT) / 2,
             bottom + 20, x_label);
-}
-
-int cli_plot_write(const char *path, const char *title, const char *x_label, const cli_series *series, int panels,
-                   int count)
-{
-    size_t bytes = strlen(path) + sizeof ".part";
-    char *part = malloc(bytes);
-    if (part == NULL) {
-        return cli_fail(CLI_NO_MEMORY, "no memory to write %s", path);
-    }
-    snprintf(part, bytes, "%s.part", path);
-    FILE *file = fopen(part, "w");
-    bool good = file != NULL;
-    if (good) {
-        chart(file, title, x_label, series, panels, count);
-        good = ferror(file) == 0;
-        good = fclose(file) == 0 && good && rename(part, path) == 0;
-    }
-    int code = good ? CLI_DONE : cli_fail(CLI_ERROR, "cannot write %s: %s", path, strerror(errno));
-    if (!good && file != NULL) {
-        unlink(part);
-    }
-    free(part);
-    return code;
 }

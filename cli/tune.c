@@ -1,5 +1,7 @@
 /* tune.c - `fgattn tune`: the cheapest settings per layer, head and guidance branch that reach a target. */
+#include "capture.h"
 #include "job.h"
+#include "place.h"
 #include "plan.h"
 #include "progress.h"
 
@@ -34,6 +36,7 @@ typedef struct tuning {
     settings set;
     fga_context *ctx;
     fgv_model *model;
+    fgv_capture_file *file; /* with --capture */
     fgv_request request;
     fgv_tuner *tuner;
     fgv_tuner_target target;
@@ -68,7 +71,8 @@ static int read_settings(int argc, char **argv, settings *s)
          .low = 0, .high = MAX_PROMPTS, .given = &s->hold_out_given},
         {"capture", 0, CLI_TEXT, &s->capture, "FILE",
          .help = "tune on a file of `fgattn generate --capture` instead of on\n"
-                 "generations; nothing is checked then",
+                 "generations: model, clip and type are the file's; nothing\n"
+                 "is checked then",
          .low = 1},
         {"model", 'm', CLI_TEXT, &s->model, "DIR",
          .help = "a Wan checkpoint in diffusers layout; default: the toy model", .low = 1},
@@ -83,15 +87,15 @@ static int read_settings(int argc, char **argv, settings *s)
         {"shift", 0, CLI_NUMBER, &s->clip.shift, "S", .help = "", .low = 0.001, .high = 1000,
          .given = &s->clip.shift_given},
         {"sampler", 0, CLI_CHOICE, &s->clip.sampler, "NAME", .help = "unipc (default) or euler",
-         .choices = cli_samplers},
-        {"seed", 0, CLI_SEED, &s->clip.seed, "N",
-         .help = "of the first prompt; the others count on from it; default 0"},
+         .choices = cli_samplers, .given = &s->clip.sampler_given},
+        {"seed", 0, CLI_SEED, &s->clip.seed, "N", .help = "of the first prompt; the others count on from it; default 0",
+         .given = &s->clip.seed_given},
         {"measure", 0, CLI_NUMBER, &s->measure, "F",
          .help = "share of the queries that every head is measured on; default 0.1", .low = 1e-6, .high = 1},
         {.help = "machine and output"},
         {"output", 'o', CLI_TEXT, &s->output, "FILE", .help = "the profile; default profile.json", .low = 1},
         {"dtype", 0, CLI_CHOICE, &s->clip.dtype, "TYPE", .help = "of the arithmetic: auto (default), f32 or bf16",
-         .choices = cli_dtypes},
+         .choices = cli_dtypes, .given = &s->clip.dtype_given},
         {"threads", 't', CLI_WHOLE, &s->threads, "N", .help = "default: every processor this process may use", .low = 1,
          .high = 1024},
         {"variant", 0, CLI_TEXT, &s->variant, "NAME", .help = "force one kernel family; `fgattn doctor` lists them",
@@ -259,20 +263,15 @@ static int measure_prompts(tuning *t)
 
 static int measure_capture(tuning *t)
 {
-    fgv_capture_file *file;
-    fga_status status = fgv_capture_open(t->ctx, t->set.capture, &file);
-    if (status == FGA_OK) {
-        status = fgv_tuner_begin(t->tuner);
-    }
-    for (int i = 0; status == FGA_OK && i < fgv_capture_count(file) && !cli_interrupted(); i++) {
-        fgv_capture capture = fgv_capture_get(file, i);
+    fga_status status = fgv_tuner_begin(t->tuner);
+    for (int i = 0; status == FGA_OK && i < fgv_capture_count(t->file) && !cli_interrupted(); i++) {
+        fgv_capture capture = fgv_capture_get(t->file, i);
         status = fgv_tuner_add(t->tuner, &capture);
     }
-    fgv_capture_close(&file);
     if (cli_interrupted()) {
         return cli_fail(CLI_INTERRUPTED, "interrupted; nothing was written to %s", t->set.output);
     }
-    return status == FGA_OK ? CLI_DONE : cli_fail_status(t->ctx, status);
+    return status == FGA_OK ? CLI_DONE : cli_capture_fail(t->ctx, t->set.capture, status);
 }
 
 /* Runs the held-out prompts under a policy and its overrides. */
@@ -398,24 +397,44 @@ static int make_request(tuning *t)
     return status == FGA_OK ? CLI_DONE : cli_fail_status(t->ctx, status);
 }
 
-static int prepare(tuning *t)
+static int check_settings(const settings *s)
 {
-    const settings *s = &t->set;
     if (!s->attention.recall_given && !s->attention.error_given) {
         return cli_fail(CLI_USAGE, "tune: say what to reach, with --recall R or --error E");
     }
-    if (s->capture != NULL && (s->prompts != NULL || s->hold_out_given)) {
-        return cli_fail(CLI_USAGE, "tune: --capture brings the attention to tune on; leave --%s out",
-                        s->prompts != NULL ? "prompts" : "hold-out");
+    const char *generation = s->prompts != NULL  ? "prompts"
+                             : s->hold_out_given ? "hold-out"
+                             : s->model != NULL  ? "model"
+                                                 : cli_clip_given(&s->clip);
+    if (s->capture != NULL && generation != NULL) {
+        return cli_fail(CLI_USAGE, "tune: --capture brings the attention to tune on; leave --%s out", generation);
     }
+    return CLI_DONE;
+}
+
+/* What the kernels will run on, which the default preset goes by. A capture is tuned in its own type; f16 runs on the
+ * kernels of f32. */
+static fgv_compute compute_of(const tuning *t)
+{
+    if (t->file == NULL) {
+        return (fgv_compute)t->set.clip.dtype;
+    }
+    return fgv_capture_get(t->file, 0).q.dtype == FGA_BF16 ? FGV_COMPUTE_BF16 : FGV_COMPUTE_F32;
+}
+
+static int prepare(tuning *t)
+{
+    const settings *s = &t->set;
     t->target =
         (fgv_tuner_target){.recall = s->attention.recall_given ? s->attention.recall : 0,
                            .recall_floor = s->attention.recall_given ? cli_recall_floor(s->attention.recall) : 0,
                            .error = s->attention.error_given ? s->attention.error : 0,
                            .quantile = s->quantile};
-    cli_attention preset = {.text = s->attention.text, .compute = (fgv_compute)s->clip.dtype};
     int code = cli_open_context(s->threads, s->variant, &t->ctx);
+    code = code == CLI_DONE && s->capture != NULL ? cli_capture_open(t->ctx, s->capture, &t->file) : code;
+    cli_attention preset = {.text = s->attention.text, .compute = compute_of(t)};
     code = code == CLI_DONE ? cli_read_attention(t->ctx, &preset, &t->start) : code;
+    code = code == CLI_DONE ? cli_place_check(s->output) : code;
     if (code != CLI_DONE) {
         return code;
     }
@@ -505,8 +524,9 @@ int cli_tune(int argc, char **argv)
                 .start = fgv_profile_default(),
                 .profile = fgv_profile_default()};
     int code = read_settings(argc, argv, &t.set);
+    code = code == CLI_DONE ? check_settings(&t.set) : code;
     if (code == CLI_DONE) {
-        cli_catch_interrupt(NULL, NULL);
+        cli_catch_interrupt();
         code = carry_out(&t);
     }
     for (int i = 0; i < t.prompt_count; i++) {
@@ -515,6 +535,7 @@ int cli_tune(int argc, char **argv)
     fgv_profile_free(&t.start);
     fgv_profile_free(&t.profile);
     fgv_tuner_destroy(&t.tuner);
+    fgv_capture_close(&t.file);
     fgv_model_close(&t.model);
     fga_context_destroy(&t.ctx);
     return code;

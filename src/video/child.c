@@ -25,13 +25,15 @@ static void close_end(int *fd)
     }
 }
 
-/* Out of 0 ... 2, where the child's own ends will be put. */
+enum { FILE_FILENO = STDERR_FILENO + 1 }; /* FGV_CHILD_FILE */
+
+/* Out of 0 ... 3, where the child's own ends will be put. */
 static bool move_up(int *fd)
 {
-    if (*fd > STDERR_FILENO) {
+    if (*fd > FILE_FILENO) {
         return true;
     }
-    int moved = fcntl(*fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    int moved = fcntl(*fd, F_DUPFD_CLOEXEC, FILE_FILENO + 1);
     close_end(fd);
     *fd = moved;
     return moved >= 0;
@@ -46,7 +48,8 @@ static bool open_pipe(int ends[2])
     return move_up(&ends[0]) && move_up(&ends[1]);
 }
 
-static int spawn(fgv_child *child, const char *const *argv, int input, int output)
+/* -1: no such end; a file has no substitute. */
+static int spawn(fgv_child *child, const char *const *argv, int input, int output, int file)
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
@@ -71,6 +74,9 @@ static int spawn(fgv_child *child, const char *const *argv, int input, int outpu
         error |= posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
     }
     error |= posix_spawn_file_actions_adddup2(&actions, child->errors, STDERR_FILENO);
+    if (file >= 0) {
+        error |= posix_spawn_file_actions_adddup2(&actions, file, FILE_FILENO);
+    }
     if (error == 0) {
         error = posix_spawnp(&child->pid, argv[0], &actions, &attributes, (char *const *)argv, environ);
     }
@@ -79,16 +85,28 @@ static int spawn(fgv_child *child, const char *const *argv, int input, int outpu
     return error;
 }
 
-fga_status fgv_child_start(fga_context *ctx, fgv_child *child, const char *const *argv, bool feed, bool read)
+typedef struct ends {
+    bool feed, read;
+    int file; /* -1 = none */
+} ends;
+
+static bool copy_up(int from, int *to)
+{
+    *to = fcntl(from, F_DUPFD_CLOEXEC, FILE_FILENO + 1);
+    return *to >= 0;
+}
+
+static fga_status start(fga_context *ctx, fgv_child *child, const char *const *argv, ends with)
 {
     *child = (fgv_child){.ctx = ctx, .program = argv[0], .in = -1, .out = -1, .errors = -1};
-    int to[2] = {-1, -1}, from[2] = {-1, -1};
+    int to[2] = {-1, -1}, from[2] = {-1, -1}, file = -1;
     child->errors = memfd_create("errors", MFD_CLOEXEC);
-    bool ready =
-        child->errors >= 0 && move_up(&child->errors) && (!feed || open_pipe(to)) && (!read || open_pipe(from));
-    int error = ready ? spawn(child, argv, to[0], from[1]) : errno;
+    bool ready = child->errors >= 0 && move_up(&child->errors) && (!with.feed || open_pipe(to)) &&
+                 (!with.read || open_pipe(from)) && (with.file < 0 || copy_up(with.file, &file));
+    int error = ready ? spawn(child, argv, to[0], from[1], file) : errno;
     close_end(&to[0]);
     close_end(&from[1]);
+    close_end(&file);
     child->in = to[1];
     child->out = from[0];
     if (error == 0) {
@@ -101,6 +119,16 @@ fga_status fgv_child_start(fga_context *ctx, fgv_child *child, const char *const
                                 argv[0]);
     }
     return fga_context_fail(ctx, FGA_ERR_IO, "cannot start %s: %s", argv[0], strerror(error));
+}
+
+fga_status fgv_child_start(fga_context *ctx, fgv_child *child, const char *const *argv, bool feed, bool read)
+{
+    return start(ctx, child, argv, (ends){feed, read, -1});
+}
+
+fga_status fgv_child_start_writer(fga_context *ctx, fgv_child *child, const char *const *argv, int file)
+{
+    return start(ctx, child, argv, (ends){true, false, file});
 }
 
 /* A reader that is gone must show as EPIPE here and not as SIGPIPE to a process that may not expect one: the signal is

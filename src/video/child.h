@@ -16,6 +16,9 @@ typedef struct fgv_child {
 
 /* A zeroed child may be ended. argv[0] is looked up in PATH. */
 fga_status fgv_child_start(fga_context *ctx, fgv_child *child, const char *const *argv, bool feed, bool read);
+/* Feeds it, and `file` is open in it as descriptor FGV_CHILD_FILE; here it stays the caller's to close. */
+#define FGV_CHILD_FILE "3"
+fga_status fgv_child_start_writer(fga_context *ctx, fgv_child *child, const char *const *argv, int file);
 fga_status fgv_child_write(fgv_child *child, const void *bytes, size_t count);
 /* At most count bytes, fewer only at the end of its output. */
 fga_status fgv_child_read(fgv_child *child, void *bytes, size_t count, size_t *got);

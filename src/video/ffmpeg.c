@@ -6,13 +6,15 @@
 #include "base/error.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 typedef struct ffmpeg {
     fgv_child child;
-    char *url; /* file:NAME.part, so that no name is taken for a protocol or an option */
     char size[32], rate[32];
 } ffmpeg;
+
+/* ffmpeg gets our open NAME.part and not its name: where this program ends at once and removes it, an ffmpeg that lives
+ * for another moment has no name to create it under again. */
+static const char part_url[] = "file:/proc/self/fd/" FGV_CHILD_FILE;
 
 /* -xerror: without it a full disk still ends with status 0. */
 #define INPUT(f) \
@@ -23,27 +25,22 @@ typedef struct ffmpeg {
 static fga_status start(fgv_writer *writer, const char *const *argv)
 {
     ffmpeg *f = writer->state;
-    /* ffmpeg reports an unwritable place in its own words and late; ask first. */
     FGA_TRY(fgv_writer_open_part(writer));
-    FGA_TRY(fgv_writer_close_part(writer));
-    return fgv_child_start(writer->ctx, &f->child, argv, true, false);
+    fga_status status = fgv_child_start_writer(writer->ctx, &f->child, argv, fileno(writer->file));
+    fga_status closed = fgv_writer_close_part(writer);
+    return status != FGA_OK ? status : closed;
 }
 
 static fga_status prepare(fgv_writer *writer)
 {
     ffmpeg *f = calloc(1, sizeof *f);
     writer->state = f;
-    size_t bytes = strlen(writer->part) + sizeof "file:";
-    if (f != NULL) {
-        f->child = (fgv_child){.in = -1, .out = -1, .errors = -1};
-        f->url = malloc(bytes);
-    }
-    if (f == NULL || f->url == NULL) {
+    if (f == NULL) {
         return fga_context_fail(writer->ctx, FGA_ERR_MEMORY, "no memory to write %s", writer->path);
     }
+    f->child = (fgv_child){.in = -1, .out = -1, .errors = -1};
     int numerator, denominator;
     fgv_fps_ratio(writer->fps, &numerator, &denominator);
-    snprintf(f->url, bytes, "file:%s", writer->part);
     snprintf(f->size, sizeof f->size, "%dx%d", writer->width, writer->height);
     snprintf(f->rate, sizeof f->rate, "%d/%d", numerator, denominator);
     return FGA_OK;
@@ -82,7 +79,7 @@ static fga_status mp4_open(fgv_writer *writer)
                                 "+faststart",
                                 "-f",
                                 "mp4",
-                                f->url,
+                                part_url,
                                 NULL};
     return start(writer, argv);
 }
@@ -92,7 +89,7 @@ static fga_status gif_open(fgv_writer *writer)
     FGA_TRY(prepare(writer));
     ffmpeg *f = writer->state;
     const char *const argv[] = {
-        INPUT(f), "-filter_complex", "split[a][b];[a]palettegen[p];[b][p]paletteuse", "-f", "gif", f->url, NULL};
+        INPUT(f), "-filter_complex", "split[a][b];[a]palettegen[p];[b][p]paletteuse", "-f", "gif", part_url, NULL};
     return start(writer, argv);
 }
 
@@ -118,7 +115,6 @@ static void ffmpeg_close(fgv_writer *writer)
         return;
     }
     fgv_child_kill(&f->child);
-    free(f->url);
     free(f);
     fgv_writer_discard_part(writer);
 }

@@ -50,7 +50,8 @@ fga_status fgv_writer_io_error(fgv_writer *writer, const char *path)
 fga_status fgv_writer_open_part(fgv_writer *writer)
 {
     writer->file = fopen(writer->part, "wbe");
-    return writer->file != NULL ? FGA_OK : fgv_writer_io_error(writer, writer->part);
+    writer->has_part = writer->file != NULL;
+    return writer->has_part ? FGA_OK : fgv_writer_io_error(writer, writer->part);
 }
 
 fga_status fgv_writer_put(fgv_writer *writer, const void *bytes, size_t count)
@@ -78,7 +79,9 @@ fga_status fgv_writer_rename(fgv_writer *writer, const char *from, const char *t
 
 fga_status fgv_writer_publish_part(fgv_writer *writer)
 {
-    return fgv_writer_rename(writer, writer->part, writer->path);
+    FGA_TRY(fgv_writer_rename(writer, writer->part, writer->path));
+    writer->has_part = false;
+    return FGA_OK;
 }
 
 void fgv_writer_discard_part(fgv_writer *writer)
@@ -87,7 +90,9 @@ void fgv_writer_discard_part(fgv_writer *writer)
         fclose(writer->file);
         writer->file = NULL;
     }
-    unlink(writer->part);
+    if (writer->has_part) {
+        unlink(writer->part);
+    }
 }
 
 static fga_status check_arguments(fga_context *ctx, const char *path, int width, int height, double fps)

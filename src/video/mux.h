@@ -27,6 +27,7 @@ struct fgv_writer {
     int64_t frames; /* completely written */
     bool failed;    /* a frame failed: finish will, too */
     FILE *file;     /* part, in the formats that write it themselves */
+    bool has_part;  /* part is ours: to be renamed, or removed */
     void *state;    /* of the format */
 };
 

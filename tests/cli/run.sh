@@ -74,6 +74,30 @@ json() { # json FILE KEY=TYPE...: see json_check.c
     "$JSON_CHECK" "$@" >"$SCRATCH/stdout" 2>"$SCRATCH/stderr" || fail "$1 is not the JSON that was promised"
 }
 
+capture_file() { # capture_file FILE BYTES HEADER: a safetensors file with so many bytes of zeros
+    header=$3
+    while [ $((${#header} % 8)) -ne 0 ]; do
+        header="$header "
+    done
+    {
+        # shellcheck disable=SC2059 # octal
+        printf "\\$(printf %03o $((${#header} % 256)))\\$(printf %03o $((${#header} / 256)))\\0\\0\\0\\0\\0\\0%s" "$header"
+        head -c "$2" /dev/zero
+    } >"$1"
+}
+
+capture_tensors() { # capture_tensors LAYER BRANCH HEADS FROM: what a header says of 1 token with 8 channels in f32
+    at=$4
+    for tensor in q k v; do
+        printf ',"step.0.layer.%d.branch.%d.%s":{"dtype":"F32","shape":[1,%d,8],"data_offsets":[%d,%d]}' "$1" "$2" \
+            $tensor "$3" "$at" $((at + $3 * 32))
+        at=$((at + $3 * 32))
+    done
+}
+
+# shellcheck disable=SC2034 # for the cases
+ONE_TOKEN='{"__metadata__":{"frames":"1","height":"1","width":"1"}'
+
 # The smallest clip: seconds even with the sanitizers.
 # shellcheck disable=SC2034 # for the cases
 SMALL="--model $TINY --size 32x32 --frames 5 --steps 2 --seed 3"

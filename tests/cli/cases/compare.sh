@@ -46,3 +46,54 @@ run 1 compare a.y4m b.y4m --side-by-side "$SCRATCH/nowhere/both.y4m"
 says nowhere/both.y4m
 run 2 compare a.y4m b.y4m --side-by-side both.avi
 says both.avi
+# That is found out before anything is read.
+for output in --plot --side-by-side --json; do
+    run 1 compare nowhere.y4m b.y4m $output "$SCRATCH/nowhere/out.y4m"
+    says nowhere/out.y4m
+done
+[ "$(echo ./*.part)" = "./*.part" ] || fail "left behind: $(ls)"
+
+# The rate is B's, else A's, else 16 a second.
+rate() { # rate A B WANTED
+    run 0 compare "$1" "$2" --summary --side-by-side both.y4m
+    head -n 1 both.y4m | grep -q " F$3 " || fail "both.y4m has another rate: $(head -n 1 both.y4m)"
+}
+sed '1s/F16:1 //' a.y4m >none.y4m
+sed '1s/F16:1/F24:1/' a.y4m >a24.y4m
+sed '1s/F16:1/F99999:1/' a.y4m >fast.y4m
+rate a24.y4m a.y4m 16:1
+rate a24.y4m none.y4m 24:1
+rate a24.y4m fast.y4m 24:1
+rate none.y4m none.y4m 16:1
+# shellcheck disable=SC2086 # $SMALL is words
+run 0 generate $SMALL --prompt x -q -o p.png
+rate p-0000.png p-0001.png 16:1
+
+# A plot goes to a pipe as it is; a video does not.
+mkfifo pipe.y4m
+cat pipe.y4m >piped.svg 2>/dev/null &
+run 0 compare a.y4m b.y4m --plot pipe.y4m
+wait $!
+run 0 compare a.y4m b.y4m --plot plot.svg
+same piped.svg plot.svg
+run 2 compare a.y4m b.y4m --side-by-side pipe.y4m
+says "pipe.y4m exists and is not a regular file"
+[ -p pipe.y4m ] || fail "the pipe was replaced"
+
+# Ctrl-C while A is read: the signal comes once it was opened, the video after that.
+mkdir out
+WHAT="fgattn compare pipe.y4m b.y4m, interrupted"
+"$FGATTN" compare pipe.y4m b.y4m --json out/c.json --plot out/p.svg --side-by-side out/both.y4m \
+    >"$SCRATCH/stdout" 2>"$SCRATCH/stderr" &
+job=$!
+exec 3>pipe.y4m
+kill -s INT $job
+cat a.y4m >&3
+exec 3>&-
+code=0
+wait $job || code=$?
+[ "$code" -eq 130 ] || fail "exit code $code, wanted 130"
+explained
+says interrupted
+silent stdout
+rmdir out || fail "left behind: $(ls out)"

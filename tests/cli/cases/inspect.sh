@@ -40,6 +40,12 @@ run 2 inspect --capture x.safetensors --prompt x
 says "give one"
 run 2 inspect --capture x.safetensors --steps 3
 says "--steps is for a generation"
+for option in "model $TINY" "negative x" "size 32x32" "frames 5" "guidance 1" "shift 3" "seed 1" "sampler euler" \
+    "dtype f32"; do
+    # shellcheck disable=SC2086 # two words
+    run 2 inspect --capture x.safetensors --$option
+    says "--${option%% *} is for a generation"
+done
 for list in nope dense dfs+ +dfs dfs++dfs dfs,density=2; do
     run 2 inspect --capture x.safetensors --policies "$list" -o x.html
 done
@@ -64,6 +70,12 @@ run 3 inspect --capture grid.safetensors
 says grid.safetensors "frames * height * width"
 run 3 inspect --capture "$TINY/vae/diffusion_pytorch_model.safetensors"
 says diffusion_pytorch_model.safetensors
+capture_file heads.safetensors $((3 * 70000 * 32)) "$ONE_TOKEN$(capture_tensors 0 0 70000 0)}"
+run 3 inspect --capture heads.safetensors --policies dfs
+says heads.safetensors 70000
+capture_file two.safetensors $((9 * 32)) "$ONE_TOKEN$(capture_tensors 0 0 1 0)$(capture_tensors 1 0 2 96)}"
+run 3 inspect --capture two.safetensors --policies dfs
+says two.safetensors "2 heads"
 size=$(wc -c <x.safetensors)
 {
     head -c $((size - 4)) x.safetensors
