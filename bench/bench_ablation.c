@@ -93,7 +93,22 @@ static const struct variant {
     {"best possible M = 64", "N = 8", "dfs,block_m=64,tile_n=8,score=exact_mass", 0.2},
     {"best possible M = 64", "N = 1", "dfs,block_m=64,tile_n=1,score=exact_mass", 0.2},
 
-    /* What dfs errs on average over its three densities, and at which density fgdfs on AMX tiles errs as much. */
+    /* At equal densities: summaries cost a kernel on tiles more than they count. */
+    {"form on tiles", "deviation, g 64", "fgdfs,block_m=64,sub_q=8,score=deviation", 0.3},
+    {"form on tiles", "deviation, g 64", "fgdfs,block_m=64,sub_q=8,score=deviation", 0.2},
+    {"form on tiles", "deviation, g 64", "fgdfs,block_m=64,sub_q=8,score=deviation", 0.1},
+    {"form on tiles", "mass, g 64", "fgdfs,block_m=64,sub_q=8", 0.3},
+    {"form on tiles", "mass, g 64", "fgdfs,block_m=64,sub_q=8", 0.2},
+    {"form on tiles", "mass, g 64", "fgdfs,block_m=64,sub_q=8", 0.1},
+    {"form on tiles", "mass, g 256", "fgdfs,block_m=64,sub_q=8,group=256", 0.3},
+    {"form on tiles", "mass, g 256", "fgdfs,block_m=64,sub_q=8,group=256", 0.2},
+    {"form on tiles", "mass, g 256", "fgdfs,block_m=64,sub_q=8,group=256", 0.1},
+    {"form on tiles", "mass, g 256, M 128", "fgdfs,block_m=128,sub_q=8,group=256", 0.3},
+    {"form on tiles", "mass, g 256, M 128", "fgdfs,block_m=128,sub_q=8,group=256", 0.2},
+    {"form on tiles", "mass, g 256, M 128", "fgdfs,block_m=128,sub_q=8,group=256", 0.1},
+
+    /* What dfs errs on average over its three densities, and at which density fgdfs with 64 queries a block errs as
+       much. */
     {"equal error", "dfs, first phase", "dfs", 0.3},
     {"equal error", "dfs, second phase", "dfs", 0.2},
     {"equal error", "dfs, third phase", "dfs", 0.1},

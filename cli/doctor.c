@@ -180,7 +180,7 @@ static int print_memory(fga_context *ctx, const fgv_model *model, fgv_request *r
     if (status != FGA_OK) {
         return cli_fail_status(ctx, status);
     }
-    printf("    %-40s%s: %s\n", attention, cli_bytes(bytes).text,
+    printf("    %-44s%s: %s\n", attention, cli_bytes(bytes).text,
            available == UINT64_MAX ? "how much is available is unknown"
            : bytes <= available    ? "enough is available"
                                    : "more than is available");
