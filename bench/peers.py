@@ -114,7 +114,8 @@ def report(options, there, times):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)  # --no-tiles is looked for in full before torch is loaded
     parser.add_argument("--library", required=True, help="libfgattn.so")
     parser.add_argument("--ggml", help="the directory of libggml-base.so; default: wherever a package brought it")
     parser.add_argument("--dtype", choices=library.DTYPES, default="float32")
