@@ -1,5 +1,7 @@
-/* amx.c - AMX tiles: bf16 at sixteen times the rate of AVX512_BF16. f16 and f32 stay with the tiers below. */
+/* amx.c - AMX tiles: bf16 at sixteen times the rate of AVX512_BF16. f16 is in amx_f16.c; f32 stays with the tiers below. */
 #include "cpu/vec_avx512.h"
+
+#include "cpu/terms_bf16.h"
 
 #include "cpu/attend_amx.h"
 #include "cpu/cpu.h"
@@ -15,4 +17,5 @@ void fga_overlay_amx(fga_ops *ops)
     ops->block_rows[FGA_BF16] = 192; /* copying keys and values is shared by more queries */
     ops->rank[FGA_BF16] = rank;
     ops->rank_scratch[FGA_BF16] = rank_scratch;
+    fga_overlay_amx_f16(ops);
 }

@@ -4,16 +4,19 @@
  *     P[query][key]    = weights  turned over while they are in registers
  *     O[query][column] += P V     left: weights                         right: values, two kept keys interleaved
  *
- * Keys come in strips. Up to 64 queries, a team, are worked on at once, so that what tiles load from the second-level
- * cache serves all of them. While the vector units turn a unit, 32 keys of a team, into weights, the tiles compute the
- * next unit's logits; while the tiles add the strip's values, the next strip's keys and values are copied
- * (docs/kernels-cpu.md).
+ * The includer brings, before this header: vec_avx512.h, and a terms_*.h, which says of how many bf16 a number is the
+ * sum, and how rows and weights are cut into those: DTYPE, TERMS, split_*, join_columns; WORD, word_weight and name_sum
+ * of groups.h.
+ *
+ * Keys come in strips, and up to 64 queries, a team, are worked on at once. While the vector units turn a unit, 32 keys
+ * of a team, into weights, the tiles compute the next unit's logits; while the tiles add the strip's values, the next
+ * strip's keys and values are copied (docs/kernels-cpu.md).
  */
 #ifndef FGA_CPU_ATTEND_AMX_H
 #define FGA_CPU_ATTEND_AMX_H
 
+#include "cpu/cpu.h"
 #include "cpu/element.h"
-#include "cpu/sum_bf16.h"
 #include "cpu/tile_amx.h"
 
 /* Rows of a summary's values: a unit is 32 rows of keys as of values, so fewer of the latter would spare nothing. */
@@ -41,7 +44,10 @@ enum {
     LOGIT_ROW = SIDE * 4,
     UNIT_BYTES = PAIR * LOGIT_ROW,              /* logits of 32 keys and 16 queries */
     LOGITS_BYTES = (MOST_ROWS + 1) * LOGIT_ROW, /* of a strip and 16 queries, and a row of zeros */
-    VALUE_SLICE = MOST_ROWS / 2 * 128,          /* 32 columns of a strip */
+    STEP_ROW = TERMS * 64,                      /* 32 channels of a key */
+    STEP_BYTES = TERMS * TILE_BYTES,            /* of 16 queries; or their weights of 32 keys */
+    VALUE_ROW = TERMS * 128,                    /* 32 columns of two keys' values */
+    VALUE_SLICE = MOST_ROWS / 2 * VALUE_ROW,    /* of a strip's */
     PIECES = 4,                                 /* of the work on 32 keys and 16 queries */
 };
 
@@ -60,13 +66,13 @@ typedef struct layout {
 static layout lay_out(int32_t rows, int32_t head_dim)
 {
     layout at = {.q_tiles = part_count(rows, SIDE), .k_steps = part_count(head_dim, TILE_K)};
-    at.row_bytes = (size_t)at.k_steps * 64;
+    at.row_bytes = (size_t)(at.k_steps * STEP_ROW);
     size_t queries = (size_t)at.q_tiles, steps = (size_t)at.k_steps;
-    at.key = at.query + queries * steps * TILE_BYTES;
+    at.key = at.query + queries * steps * STEP_BYTES;
     at.value = at.key + MOST_ROWS * at.row_bytes;
     at.logit = at.value + 2 * steps * VALUE_SLICE;
     at.weight = at.logit + (size_t)(TEAM * LOGITS_BYTES);
-    at.output = at.weight + queries * MOST_PAIRS * TILE_BYTES;
+    at.output = at.weight + queries * MOST_PAIRS * STEP_BYTES;
     at.max = at.output + queries * 2 * steps * TILE_BYTES;
     at.sum = at.max + queries * SIDE * sizeof(float);
     at.sums = at.sum + queries * SIDE * sizeof(float);
@@ -76,8 +82,8 @@ static layout lay_out(int32_t rows, int32_t head_dim)
 
 static size_t attend_scratch(int32_t rows, int32_t head_dim, fga_dtype dtype)
 {
-    (void)dtype;
-    return lay_out(rows, head_dim).total;
+    size_t tiles = lay_out(rows, head_dim).total, below = fga_attend_avx512_scratch(rows, head_dim, dtype);
+    return TERMS > 1 && below > tiles ? below : tiles;
 }
 
 typedef struct strip {
@@ -87,7 +93,7 @@ typedef struct strip {
     bool first;            /* no key was weighed before */
     bool plain;            /* no key has a bias */
     float bias[MOST_ROWS]; /* in log2 units; -inf past the last key */
-    /* Rows of bf16, zeros past the last one. Values may have one zero row between listed keys and summaries. */
+    /* Rows, zeros past the last one. Values may have one zero row between listed keys and summaries. */
     const char *key[MOST_ROWS], *value[MOST_ROWS];
     int16_t less[MOST_ROWS]; /* the row of logits of the summary of a listed key's group; MOST_ROWS: it has none */
 } strip;
@@ -97,7 +103,7 @@ typedef struct team {
     int first, count;
 } team;
 
-/* The logits of a unit, a step of 32 channels at a time. */
+/* The logits of a unit, 32 channels of two tiles of queries at a time. */
 typedef struct unit_work {
     const char *query, *key;
     char *logits;  /* [32 keys][16 queries] of the first tile of queries */
@@ -127,7 +133,7 @@ static char *value_slice(const flash *f, const strip *s, int column_pair)
 
 static char *query_tiles(const flash *f, int q_tile)
 {
-    return f->scratch + f->at.query + (size_t)(q_tile * f->at.k_steps * TILE_BYTES);
+    return f->scratch + f->at.query + (size_t)(q_tile * f->at.k_steps * STEP_BYTES);
 }
 
 /* The logits of a unit, in one of two places. */
@@ -142,10 +148,10 @@ static char *strip_logits(const flash *f, int of_team)
     return f->scratch + f->at.logit + (size_t)(of_team * LOGITS_BYTES);
 }
 
-/* [unit][16 queries][32 keys] */
+/* [unit][term][16 queries][32 keys] */
 static char *weight_tiles(const flash *f, int q_tile)
 {
-    return f->scratch + f->at.weight + (size_t)(q_tile * MOST_PAIRS * TILE_BYTES);
+    return f->scratch + f->at.weight + (size_t)(q_tile * MOST_PAIRS * STEP_BYTES);
 }
 
 /* [16 columns][16 queries][16 columns] */
@@ -158,321 +164,6 @@ static team team_of(const flash *f, int first)
 {
     int left = f->at.q_tiles - first;
     return (team){first, left < TEAM ? left : TEAM};
-}
-
-/* ---- rows into tiles -------------------------------------------------------------------------------------------- */
-
-ALWAYS_INLINE __mmask32 columns_left(int32_t head_dim, int first)
-{
-    return head_dim - first >= 32 ? 0xffffffffu : (1u << (head_dim - first)) - 1;
-}
-
-/* Queries as right factors: [tile][step][pair of channels][query]. Lanes past the last query repeat it. */
-static void stage_queries(const flash *f)
-{
-    const fga_attend_op *op = f->op;
-    for (int tile = 0; tile < f->at.q_tiles; tile++) {
-        float *to = (float *)(f->scratch + f->at.query) + (size_t)(tile * f->at.k_steps * (TILE_BYTES / 4));
-        const char *rows[SIDE];
-        for (int i = 0; i < SIDE; i++) {
-            int row = tile * SIDE + i < op->rows ? tile * SIDE + i : op->rows - 1;
-            rows[i] = element(op->q, row * op->q_stride, FGA_BF16);
-        }
-        for (int word = 0; word < f->at.k_steps * 16; word += 4) {
-            vec z[4] = {vec_set(0), vec_set(0), vec_set(0), vec_set(0)};
-            if (word < op->head_dim / 2) {
-                vec_load_rows(z, rows, 4 * word);
-                vec_transpose4(z);
-            }
-            for (int k = 0; k < 4; k++) {
-                vec_store(to + (word + k) * SIDE, z[k]);
-            }
-        }
-    }
-}
-
-/* Keys [from, to) of a strip as left factors, row by row. */
-static void stage_keys(const flash *f, const strip *s, int from, int to)
-{
-    int last = f->at.k_steps - 1;
-    __mmask32 mask = columns_left(f->op->head_dim, last * TILE_K);
-    char *row = key_row(f, from);
-    for (int i = from; i < to; i++, row += f->at.row_bytes) {
-        const char *key = s->key[i];
-        for (int step = 0; step < last; step++) {
-            _mm512_store_si512(row + step * 64, _mm512_loadu_si512(key + step * 64));
-        }
-        _mm512_store_si512(row + last * 64, _mm512_maskz_loadu_epi16(mask, key + last * 64));
-    }
-}
-
-ALWAYS_INLINE void interleave(char *row, __m512i even, __m512i odd)
-{
-    _mm512_store_si512(row, _mm512_unpacklo_epi16(even, odd));
-    _mm512_store_si512(row + 64, _mm512_unpackhi_epi16(even, odd));
-}
-
-/* Pairs [from, to) of a strip's values as right factors: [32 columns][pair of keys][2 tiles][16 columns]. The first
- * tile of two has columns 0-3, 8-11, 16-19, 24-27 of the 32, the second one the others: what one instruction gives. */
-static void stage_values(const flash *f, const strip *s, int from, int to)
-{
-    int last = f->at.k_steps - 1;
-    __mmask32 mask = columns_left(f->op->head_dim, last * TILE_K);
-    for (int i = from; i < to; i++) {
-        const char *even = s->value[2 * i], *odd = s->value[2 * i + 1];
-        char *row = value_slice(f, s, 0) + i * 128;
-        for (int step = 0; step < last; step++, even += 64, odd += 64, row += VALUE_SLICE) {
-            interleave(row, _mm512_loadu_si512(even), _mm512_loadu_si512(odd));
-        }
-        interleave(row, _mm512_maskz_loadu_epi16(mask, even), _mm512_maskz_loadu_epi16(mask, odd));
-    }
-}
-
-/* ---- logits -------------------------------------------------------------------------------------------------------
- *
- * Three or four tiles of queries: one tile of keys at a time, sums in tiles 0 to 3. One or two: both tiles of keys,
- * those of the second tile of queries in 2 and 3. Either way four sums do not wait for each other. */
-
-#define LOGITS_QUERY(SUM, TILE, QUERY) \
-    TILE_LOAD(TILE, QUERY, 64); \
-    TILE_MULTIPLY(SUM, 4, TILE);
-
-#define LOGITS_TWO_KEYS(SUM0, SUM1, TILE, QUERY) \
-    TILE_LOAD(TILE, QUERY, 64); \
-    TILE_MULTIPLY(SUM0, 4, TILE); \
-    TILE_MULTIPLY(SUM1, 5, TILE);
-
-ALWAYS_INLINE void logits_many(const unit_work *w, int k_steps)
-{
-    int half = w->step / k_steps, step = w->step % k_steps;
-    int64_t row = (int64_t)k_steps * 64, next = (int64_t)k_steps * TILE_BYTES;
-    const char *query = w->query + step * TILE_BYTES;
-    char *to = w->logits + half * TILE_BYTES;
-    if (step == 0) {
-        TILE_CLEAR(0);
-        TILE_CLEAR(1);
-        TILE_CLEAR(2);
-        TILE_CLEAR(3);
-    }
-    TILE_LOAD(4, w->key + half * SIDE * row + step * 64, row);
-    LOGITS_QUERY(0, 5, query)
-    LOGITS_QUERY(1, 6, query + next)
-    LOGITS_QUERY(2, 7, query + 2 * next)
-    if (w->count > 3) {
-        LOGITS_QUERY(3, 5, query + 3 * next)
-    }
-    if (step == k_steps - 1) {
-        TILE_STORE(0, to, 64);
-        TILE_STORE(1, to + w->apart, 64);
-        TILE_STORE(2, to + 2 * w->apart, 64);
-        if (w->count > 3) {
-            TILE_STORE(3, to + 3 * w->apart, 64);
-        }
-    }
-}
-
-ALWAYS_INLINE void logits_few(const unit_work *w, int k_steps)
-{
-    int64_t row = (int64_t)k_steps * 64;
-    const char *key = w->key + w->step * 64, *query = w->query + w->step * TILE_BYTES;
-    if (w->step == 0) {
-        TILE_CLEAR(0);
-        TILE_CLEAR(1);
-        TILE_CLEAR(2);
-        TILE_CLEAR(3);
-    }
-    TILE_LOAD(4, key, row);
-    TILE_LOAD(5, key + SIDE * row, row);
-    LOGITS_TWO_KEYS(0, 1, 6, query)
-    if (w->count > 1) {
-        LOGITS_TWO_KEYS(2, 3, 7, query + (int64_t)k_steps * TILE_BYTES)
-    }
-    if (w->step == k_steps - 1) {
-        TILE_STORE(0, w->logits, 64);
-        TILE_STORE(1, w->logits + TILE_BYTES, 64);
-        if (w->count > 1) {
-            TILE_STORE(2, w->logits + w->apart, 64);
-            TILE_STORE(3, w->logits + w->apart + TILE_BYTES, 64);
-        }
-    }
-}
-
-ALWAYS_INLINE void logits_step(unit_work *w, int k_steps)
-{
-    if (w->count > 2) {
-        logits_many(w, k_steps);
-    } else {
-        logits_few(w, k_steps);
-    }
-    w->step++;
-}
-
-static void want_logits(flash *f, team t, int pair, char *to, int64_t apart)
-{
-    f->ahead = (unit_work){
-        .query = query_tiles(f, t.first),
-        .key = key_row(f, pair * PAIR),
-        .logits = to,
-        .apart = apart,
-        .count = t.count,
-        .steps = (t.count > 2 ? 2 : 1) * f->at.k_steps,
-    };
-}
-
-static void finish_logits(flash *f)
-{
-    while (f->ahead.step < f->ahead.steps) {
-        logits_step(&f->ahead, f->at.k_steps);
-    }
-}
-
-/* A piece of the work on the unit before: what has to be done by then. All is done when three quarters of the pieces
- * are, so that the last results are in memory when they are wanted. */
-ALWAYS_INLINE void logits_piece(unit_work *w, int piece, int pieces, int k_steps)
-{
-    int due = (w->steps * 4 * (piece + 1) + 3 * pieces - 1) / (3 * pieces);
-    for (due = due < w->steps ? due : w->steps; w->step < due;) {
-        logits_step(w, k_steps);
-    }
-}
-
-/* ---- outputs ------------------------------------------------------------------------------------------------------
- *
- * Three or four tiles of queries: 16 columns at a time, sums in tiles 0 to 3. One or two: 32 columns, the second tile
- * of queries in 2 and 3. */
-
-/* What a strip adds to the outputs of a team, 32 keys of some columns at a time. */
-typedef struct outputs_work {
-    const char *weights, *values;
-    char *outputs;
-    int64_t apart; /* bytes from one tile of queries' outputs to the next one's */
-    int column, columns, unit, units;
-    bool fresh; /* the sums start at zero, not at what is in memory */
-} outputs_work;
-
-static outputs_work want_outputs(const flash *f, team t)
-{
-    int tiles = 2 * f->at.k_steps;
-    return (outputs_work){
-        .weights = weight_tiles(f, t.first),
-        .values = value_slice(f, f->now, 0),
-        .outputs = output_tiles(f, t.first),
-        .apart = (int64_t)tiles * TILE_BYTES,
-        .columns = t.count > 2 ? tiles : f->at.k_steps,
-        .units = f->now->pairs,
-        .fresh = f->now->first,
-    };
-}
-
-#define OUTPUTS_BEGIN(SUM, FROM) \
-    if (w->fresh) { \
-        TILE_CLEAR(SUM); \
-    } else { \
-        TILE_LOAD(SUM, FROM, 64); \
-    }
-
-#define OUTPUTS_WEIGHT(SUM, TILE, WEIGHT) \
-    TILE_LOAD(TILE, WEIGHT, 64); \
-    TILE_MULTIPLY(SUM, TILE, 4);
-
-#define OUTPUTS_TWO_COLUMNS(SUM0, SUM1, TILE, WEIGHT) \
-    TILE_LOAD(TILE, WEIGHT, 64); \
-    TILE_MULTIPLY(SUM0, TILE, 4); \
-    TILE_MULTIPLY(SUM1, TILE, 5);
-
-ALWAYS_INLINE void outputs_many(const outputs_work *w, int count)
-{
-    const char *weight = w->weights + w->unit * TILE_BYTES;
-    const char *values = w->values + w->column / 2 * VALUE_SLICE + w->column % 2 * 64 + w->unit * SIDE * 128;
-    char *to = w->outputs + w->column * TILE_BYTES;
-    const int64_t next = MOST_PAIRS * TILE_BYTES;
-    if (w->unit == 0) {
-        OUTPUTS_BEGIN(0, to)
-        OUTPUTS_BEGIN(1, to + w->apart)
-        OUTPUTS_BEGIN(2, to + 2 * w->apart)
-        if (count > 3) {
-            OUTPUTS_BEGIN(3, to + 3 * w->apart)
-        }
-    }
-    TILE_LOAD(4, values, 128);
-    OUTPUTS_WEIGHT(0, 5, weight)
-    OUTPUTS_WEIGHT(1, 6, weight + next)
-    OUTPUTS_WEIGHT(2, 7, weight + 2 * next)
-    if (count > 3) {
-        OUTPUTS_WEIGHT(3, 5, weight + 3 * next)
-    }
-    if (w->unit == w->units - 1) {
-        TILE_STORE(0, to, 64);
-        TILE_STORE(1, to + w->apart, 64);
-        TILE_STORE(2, to + 2 * w->apart, 64);
-        if (count > 3) {
-            TILE_STORE(3, to + 3 * w->apart, 64);
-        }
-    }
-}
-
-ALWAYS_INLINE void outputs_few(const outputs_work *w, int count)
-{
-    const char *weight = w->weights + w->unit * TILE_BYTES;
-    const char *values = w->values + w->column * VALUE_SLICE + w->unit * SIDE * 128;
-    char *to = w->outputs + 2 * w->column * TILE_BYTES;
-    if (w->unit == 0) {
-        OUTPUTS_BEGIN(0, to)
-        OUTPUTS_BEGIN(1, to + TILE_BYTES)
-        if (count > 1) {
-            OUTPUTS_BEGIN(2, to + w->apart)
-            OUTPUTS_BEGIN(3, to + w->apart + TILE_BYTES)
-        }
-    }
-    TILE_LOAD(4, values, 128);
-    TILE_LOAD(5, values + 64, 128);
-    OUTPUTS_TWO_COLUMNS(0, 1, 6, weight)
-    if (count > 1) {
-        OUTPUTS_TWO_COLUMNS(2, 3, 7, weight + MOST_PAIRS * TILE_BYTES)
-    }
-    if (w->unit == w->units - 1) {
-        TILE_STORE(0, to, 64);
-        TILE_STORE(1, to + TILE_BYTES, 64);
-        if (count > 1) {
-            TILE_STORE(2, to + w->apart, 64);
-            TILE_STORE(3, to + w->apart + TILE_BYTES, 64);
-        }
-    }
-}
-
-ALWAYS_INLINE void outputs_step(outputs_work *w, int count)
-{
-    if (count > 2) {
-        outputs_many(w, count);
-    } else {
-        outputs_few(w, count);
-    }
-    if (++w->unit == w->units) {
-        w->unit = 0;
-        w->column++;
-    }
-}
-
-/* ---- softmax ---------------------------------------------------------------------------------------------------- */
-
-/* The weights of 32 keys and 16 queries. */
-typedef struct patch {
-    const float *logits; /* [32][16] */
-    const float *bias;   /* [32] in log2 units */
-    float scale;         /* log2 e included */
-    char *to;            /* [16 queries][32 keys] of bf16 */
-    /* With summaries: less[i] is the row of `rows` that holds the weight of the summary of key i's group. */
-    const float *rows;
-    const int16_t *less;
-} patch;
-
-/* Two weights as bf16, the first one below: to nearest, ties up. A NaN may not survive here; the sum keeps it. */
-ALWAYS_INLINE __m512i pack(vec low, vec high)
-{
-    const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32((int)0xffff0000);
-    __m512i a = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(low), half), 16);
-    __m512i b = _mm512_add_epi32(_mm512_castps_si512(high), half);
-    return _mm512_ternarylogic_epi32(a, b, upper, 0xf8); /* a | (b & upper) */
 }
 
 /* Turns over 16 x 16 words and stores the rows. */
@@ -498,6 +189,317 @@ ALWAYS_INLINE void turn_over(__m512i z[16], char *to)
     }
 }
 
+ALWAYS_INLINE void turn_over_terms(__m512i z[TERMS][16], char *to)
+{
+    for (int term = 0; term < TERMS; term++) {
+        turn_over(z[term], to + term * TILE_BYTES);
+    }
+}
+
+/* ---- rows into tiles -------------------------------------------------------------------------------------------- */
+
+/* Queries as right factors: [tile][step][term][word][query]. Lanes past the last query repeat it. */
+static void stage_queries(const flash *f)
+{
+    const fga_attend_op *op = f->op;
+    for (int tile = 0; tile < f->at.q_tiles; tile++) {
+        for (int step = 0; step < f->at.k_steps; step++) {
+            __m512i z[TERMS][SIDE];
+            for (int i = 0; i < SIDE; i++) {
+                int row = tile * SIDE + i < op->rows ? tile * SIDE + i : op->rows - 1;
+                const char *from = element(op->q, row * op->q_stride, DTYPE);
+                __m512i words[TERMS];
+                split_row(from, false, step * TILE_K, op->head_dim - step * TILE_K, words);
+                for (int term = 0; term < TERMS; term++) {
+                    z[term][i] = words[term];
+                }
+            }
+            turn_over_terms(z, query_tiles(f, tile) + step * STEP_BYTES);
+        }
+    }
+}
+
+ALWAYS_INLINE void stage_key(const char *key, bool sum, int head_dim, char *row)
+{
+    for (int channel = 0; channel < head_dim; channel += TILE_K, row += STEP_ROW) {
+        __m512i words[TERMS];
+        if (head_dim - channel >= TILE_K) {
+            split_row(key, sum, channel, TILE_K, words);
+        } else {
+            split_row(key, sum, channel, head_dim - channel, words);
+        }
+        for (int term = 0; term < TERMS; term++) {
+            _mm512_store_si512(row + term * 64, words[term]);
+        }
+    }
+}
+
+/* Keys [from, to) of a strip as left factors, row by row: [step][term][32 channels]. */
+static void stage_keys(const flash *f, const strip *s, int from, int to)
+{
+    int head_dim = f->op->head_dim, listed = to < s->has.listed ? to : s->has.listed;
+    char *row = key_row(f, from);
+    for (; from < listed; from++, row += f->at.row_bytes) {
+        stage_key(s->key[from], false, head_dim, row);
+    }
+    for (; from < to; from++, row += f->at.row_bytes) {
+        stage_key(s->key[from], true, head_dim, row);
+    }
+}
+
+ALWAYS_INLINE void stage_value_pair(const char *even, const char *odd, bool sum, int head_dim, char *row)
+{
+    for (int column = 0; column < head_dim; column += 32, row += VALUE_SLICE) {
+        __m512i words[TERMS][2];
+        if (head_dim - column >= 32) {
+            split_pair(even, odd, sum, column, 32, words);
+        } else {
+            split_pair(even, odd, sum, column, head_dim - column, words);
+        }
+        for (int term = 0; term < TERMS; term++) {
+            _mm512_store_si512(row + term * 128, words[term][0]);
+            _mm512_store_si512(row + term * 128 + 64, words[term][1]);
+        }
+    }
+}
+
+/* Pairs [from, to) of a strip's values as right factors: [32 columns][pair of keys][term][2 tiles][16 columns]. */
+static void stage_values(const flash *f, const strip *s, int from, int to)
+{
+    int head_dim = f->op->head_dim, sums = part_count(s->has.listed, 2), listed = to < sums ? to : sums;
+    char *row = value_slice(f, s, 0) + from * VALUE_ROW;
+    for (; from < listed; from++, row += VALUE_ROW) {
+        stage_value_pair(s->value[2 * from], s->value[2 * from + 1], false, head_dim, row);
+    }
+    for (; from < to; from++, row += VALUE_ROW) {
+        stage_value_pair(s->value[2 * from], s->value[2 * from + 1], true, head_dim, row);
+    }
+}
+
+/* ---- products ----------------------------------------------------------------------------------------------------
+ *
+ * Two left factors times two right ones, so that four sums, tiles 0 to 3, do not wait for each other and every tile that
+ * is loaded takes part in two multiplications or more. Lefts are in 4 and 5, rights in 6 and 7. */
+
+/* Where a factor's tiles lie: bytes to the other factor's, between terms and between rows. */
+typedef struct factor {
+    const char *at;
+    int64_t other, term, row;
+} factor;
+
+#define LOAD_LEFTS(TERM) \
+    TILE_LOAD(4, left.at + (TERM) * left.term, left.row); \
+    if (lefts > 1) { \
+        TILE_LOAD(5, left.at + left.other + (TERM) * left.term, left.row); \
+    }
+
+#define LOAD_RIGHTS(TERM) \
+    TILE_LOAD(6, right.at + (TERM) * right.term, right.row); \
+    if (rights > 1) { \
+        TILE_LOAD(7, right.at + right.other + (TERM) * right.term, right.row); \
+    }
+
+#define MULTIPLY_FOUR \
+    TILE_MULTIPLY(0, 4, 6); \
+    if (rights > 1) { \
+        TILE_MULTIPLY(1, 4, 7); \
+    } \
+    if (lefts > 1) { \
+        TILE_MULTIPLY(2, 5, 6); \
+    } \
+    if (lefts > 1 && rights > 1) { \
+        TILE_MULTIPLY(3, 5, 7); \
+    }
+
+/* All products of terms that count, small ones first; from one to the next only the left or the right ones change.
+ * `least`: so does the product of the second ones, which makes that of two numbers exact. */
+ALWAYS_INLINE void multiply_step(bool least, int lefts, int rights, factor left, factor right)
+{
+    LOAD_LEFTS(0)
+    if (TERMS > 1) {
+        LOAD_RIGHTS(1)
+        MULTIPLY_FOUR
+        LOAD_LEFTS(1)
+        if (least) {
+            MULTIPLY_FOUR
+        }
+    }
+    LOAD_RIGHTS(0)
+    MULTIPLY_FOUR
+    if (TERMS > 1) {
+        LOAD_LEFTS(0)
+        MULTIPLY_FOUR
+    }
+}
+
+ALWAYS_INLINE void clear_sums(void)
+{
+    TILE_CLEAR(0);
+    TILE_CLEAR(1);
+    TILE_CLEAR(2);
+    TILE_CLEAR(3);
+}
+
+/* The sums of left factor i and right factor j, at to + i * lefts_apart + j * rights_apart. */
+ALWAYS_INLINE void store_sums(int lefts, int rights, char *to, int64_t lefts_apart, int64_t rights_apart)
+{
+    TILE_STORE(0, to, 64);
+    if (rights > 1) {
+        TILE_STORE(1, to + rights_apart, 64);
+    }
+    if (lefts > 1) {
+        TILE_STORE(2, to + lefts_apart, 64);
+    }
+    if (lefts > 1 && rights > 1) {
+        TILE_STORE(3, to + lefts_apart + rights_apart, 64);
+    }
+}
+
+/* ---- logits ------------------------------------------------------------------------------------------------------ */
+
+ALWAYS_INLINE void logits_block(const unit_work *w, int q_tile, int q_tiles, int step, int k_steps)
+{
+    factor key = {.at = w->key + step * STEP_ROW, .term = 64, .row = (int64_t)k_steps * STEP_ROW};
+    factor query = {.at = w->query + (q_tile * k_steps + step) * STEP_BYTES, .term = TILE_BYTES, .row = 64};
+    key.other = SIDE * key.row;
+    query.other = (int64_t)k_steps * STEP_BYTES;
+    if (step == 0) {
+        clear_sums();
+    }
+    multiply_step(true, 2, q_tiles, key, query);
+    if (step == k_steps - 1) {
+        store_sums(2, q_tiles, w->logits + q_tile * w->apart, TILE_BYTES, w->apart);
+    }
+}
+
+ALWAYS_INLINE void logits_step(unit_work *w, int k_steps)
+{
+    int q_tile = w->step / k_steps * 2, step = w->step % k_steps;
+    if (w->count - q_tile > 1) {
+        logits_block(w, q_tile, 2, step, k_steps);
+    } else {
+        logits_block(w, q_tile, 1, step, k_steps);
+    }
+    w->step++;
+}
+
+static void want_logits(flash *f, team t, int pair, char *to, int64_t apart)
+{
+    f->ahead = (unit_work){
+        .query = query_tiles(f, t.first),
+        .key = key_row(f, pair * PAIR),
+        .logits = to,
+        .apart = apart,
+        .count = t.count,
+        .steps = part_count(t.count, 2) * f->at.k_steps,
+    };
+}
+
+static void finish_logits(flash *f)
+{
+    while (f->ahead.step < f->ahead.steps) {
+        logits_step(&f->ahead, f->at.k_steps);
+    }
+}
+
+/* A piece of the work on the unit before: what has to be done by then. All is done when three quarters of the pieces
+ * are, so that the last results are in memory when they are wanted. */
+ALWAYS_INLINE void logits_piece(unit_work *w, int piece, int pieces, int k_steps)
+{
+    int due = (w->steps * 4 * (piece + 1) + 3 * pieces - 1) / (3 * pieces);
+    for (due = due < w->steps ? due : w->steps; w->step < due;) {
+        logits_step(w, k_steps);
+    }
+}
+
+/* ---- outputs ----------------------------------------------------------------------------------------------------- */
+
+/* What a strip adds to the outputs of a team, 32 keys of 32 columns and two tiles of queries at a time. */
+typedef struct outputs_work {
+    const char *weights, *values;
+    char *outputs;
+    int64_t apart; /* bytes from one tile of queries' outputs to the next one's */
+    int column, columns, q_tile, q_tiles, unit, units;
+    bool fresh; /* the sums start at zero, not at what is in memory */
+} outputs_work;
+
+static outputs_work want_outputs(const flash *f, team t)
+{
+    int tiles = 2 * f->at.k_steps;
+    return (outputs_work){
+        .weights = weight_tiles(f, t.first),
+        .values = value_slice(f, f->now, 0),
+        .outputs = output_tiles(f, t.first),
+        .apart = (int64_t)tiles * TILE_BYTES,
+        .columns = f->at.k_steps,
+        .q_tiles = t.count,
+        .units = f->now->pairs,
+        .fresh = f->now->first,
+    };
+}
+
+ALWAYS_INLINE void outputs_block(const outputs_work *w, int q_tiles)
+{
+    const int64_t next = (int64_t)MOST_PAIRS * STEP_BYTES;
+    const char *weights = w->weights + w->q_tile * next + w->unit * STEP_BYTES;
+    const char *values = w->values + w->column * VALUE_SLICE + w->unit * SIDE * VALUE_ROW;
+    char *to = w->outputs + w->q_tile * w->apart + 2 * w->column * TILE_BYTES;
+    if (w->unit == 0 && w->fresh) {
+        clear_sums();
+    } else if (w->unit == 0) {
+        TILE_LOAD(0, to, 64);
+        TILE_LOAD(1, to + TILE_BYTES, 64);
+        if (q_tiles > 1) {
+            TILE_LOAD(2, to + w->apart, 64);
+            TILE_LOAD(3, to + w->apart + TILE_BYTES, 64);
+        }
+    }
+    multiply_step(false, q_tiles, 2, (factor){.at = weights, .other = next, .term = TILE_BYTES, .row = 64},
+                  (factor){.at = values, .other = 64, .term = 128, .row = VALUE_ROW});
+    if (w->unit == w->units - 1) {
+        store_sums(q_tiles, 2, to, w->apart, TILE_BYTES);
+    }
+}
+
+ALWAYS_INLINE void outputs_step(outputs_work *w)
+{
+    if (w->q_tiles - w->q_tile > 1) {
+        outputs_block(w, 2);
+    } else {
+        outputs_block(w, 1);
+    }
+    if (++w->unit == w->units) {
+        w->unit = 0;
+        w->q_tile += 2;
+        if (w->q_tile >= w->q_tiles) {
+            w->q_tile = 0;
+            w->column++;
+        }
+    }
+}
+
+/* ---- softmax ---------------------------------------------------------------------------------------------------- */
+
+/* The weights of 32 keys and 16 queries. */
+typedef struct patch {
+    const float *logits; /* [32][16] */
+    const float *bias;   /* [32] in log2 units */
+    float scale;         /* log2 e included */
+    char *to;            /* [term][16 queries][32 keys] */
+    /* With summaries: less[i] is the row of `rows` that holds the weight of the summary of key i's group. */
+    const float *rows;
+    const int16_t *less;
+} patch;
+
+ALWAYS_INLINE void put_weights(__m512i z[TERMS][16], int pair, vec first, vec second)
+{
+    __m512i words[TERMS];
+    split_weights(first, second, words);
+    for (int term = 0; term < TERMS; term++) {
+        z[term][pair] = words[term];
+    }
+}
+
 ALWAYS_INLINE vec weight_of(bool plain, const patch *p, int key, vec m)
 {
     vec logit = vec_load(p->logits + key * SIDE);
@@ -510,7 +512,7 @@ ALWAYS_INLINE vec weight_of(bool plain, const patch *p, int key, vec m)
 ALWAYS_INLINE vec weigh(bool plain, bool grouped, const patch *p, vec m, unit_work *beside, int piece, int pieces,
                         int k_steps)
 {
-    __m512i z[16];
+    __m512i z[TERMS][16];
     vec even = vec_set(0), odd = vec_set(0);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) {
@@ -524,9 +526,9 @@ ALWAYS_INLINE vec weigh(bool plain, bool grouped, const patch *p, vec m, unit_wo
             first = vec_sub(first, vec_load(p->rows + p->less[2 * i] * SIDE));
             second = vec_sub(second, vec_load(p->rows + p->less[2 * i + 1] * SIDE));
         }
-        z[i] = pack(first, second);
+        put_weights(z, i, first, second);
     }
-    turn_over(z, p->to);
+    turn_over_terms(z, p->to);
     return vec_add(even, odd);
 }
 
@@ -560,13 +562,21 @@ static void rescale_row_tiles(char *tiles, int count, const float by[SIDE])
     }
 }
 
-static void rescale_weights(char *tiles, int count, const float by[SIDE])
+static void rescale_weights(char *tiles, int units, const float by[SIDE])
 {
-    for (int i = 0; i < count * SIDE; i++) {
-        __m512i *row = (__m512i *)(tiles + i * 64), both = _mm512_load_si512(row);
-        vec f = vec_set(by[i % SIDE]), low = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
-        vec high = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000)));
-        _mm512_store_si512(row, pack(vec_mul(low, f), vec_mul(high, f)));
+    for (int i = 0; i < units * SIDE; i++) {
+        char *row = tiles + i / SIDE * STEP_BYTES + i % SIDE * 64;
+        vec low = vec_set(0), high = vec_set(0), f = vec_set(by[i % SIDE]);
+        for (int term = TERMS - 1; term >= 0; term--) {
+            __m512i both = _mm512_load_si512(row + term * TILE_BYTES);
+            low = vec_add(low, _mm512_castsi512_ps(_mm512_slli_epi32(both, 16)));
+            high = vec_add(high, _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000))));
+        }
+        __m512i words[TERMS];
+        split_weights(vec_mul(low, f), vec_mul(high, f), words);
+        for (int term = 0; term < TERMS; term++) {
+            _mm512_store_si512(row + term * TILE_BYTES, words[term]);
+        }
     }
 }
 
@@ -608,7 +618,7 @@ static void weigh_unit(flash *f, team t, int tile, int pair, const float *logits
         .logits = logits,
         .bias = f->now->bias + pair * PAIR,
         .scale = f->op->scale * LOG2_E,
-        .to = weight_tiles(f, q_tile) + pair * TILE_BYTES,
+        .to = weight_tiles(f, q_tile) + pair * STEP_BYTES,
     };
     float *max = max_of(f, q_tile), *sum = sum_of(f, q_tile);
     bool plain = f->now->plain && f->now->has.listed - pair * PAIR >= PAIR;
@@ -629,9 +639,10 @@ static void weigh_unit(flash *f, team t, int tile, int pair, const float *logits
 
 /* ---- strips ----------------------------------------------------------------------------------------------------- */
 
-static const char zeros[512];
+static const char zeros[256 * sizeof(float)];
 
-/* Names the sums of the strip's groups, as rows of bf16, after the listed keys' rows, and for each listed key the
+
+/* Names the rows of the sums of the strip's groups after the listed keys' rows, and for each listed key the
  * summary of its group. */
 static void stage_sums(flash *f, strip *s)
 {
@@ -675,8 +686,8 @@ static bool find_strip(flash *f, strip *s)
     }
     s->pairs = part_count(s->has.keys, PAIR);
     for (int i = 0; i < s->has.listed; i++) {
-        s->key[i] = element(op->k, keys[i] * op->k_stride, FGA_BF16);
-        s->value[i] = element(op->v, keys[i] * op->v_stride, FGA_BF16);
+        s->key[i] = element(op->k, keys[i] * op->k_stride, DTYPE);
+        s->value[i] = element(op->v, keys[i] * op->v_stride, DTYPE);
         s->bias[i] = s->plain ? 0.0f : op->bias[keys[i]] * LOG2_E;
     }
     for (int i = s->has.listed; i < s->pairs * PAIR; i++) {
@@ -718,15 +729,15 @@ static void weigh_strip(flash *f)
 /* Outputs of a strip; beside them, copies of the next one's keys and values. */
 static void add_strip(flash *f)
 {
-    int k_steps = f->at.k_steps, steps = 0, step = 0, keys = 0, values = 0;
+    int steps = 0, step = 0, keys = 0, values = 0;
     int rows = f->next != NULL ? f->next->pairs * PAIR : 0;
     for (team t = team_of(f, 0); t.count > 0; t = team_of(f, t.first + t.count)) {
-        steps += f->now->pairs * (t.count > 2 ? 2 * k_steps : k_steps);
+        steps += f->now->pairs * part_count(t.count, 2) * f->at.k_steps;
     }
     for (team t = team_of(f, 0); t.count > 0; t = team_of(f, t.first + t.count)) {
         outputs_work w = want_outputs(f, t);
         while (w.column < w.columns) {
-            outputs_step(&w, t.count);
+            outputs_step(&w);
             if (rows > 0) {
                 int due = rows * ++step / steps;
                 stage_keys(f, f->next, keys, due);
@@ -782,7 +793,7 @@ static vec weigh_mixed(const flash *f, const patch *p, int pair, vec m)
 {
     const strip *s = f->now;
     int listed = part_count(s->has.listed, 2), pairs = listed + (s->has.keys - s->has.listed) / WORD;
-    __m512i z[16];
+    __m512i z[TERMS][16];
     vec total = vec_set(0);
     for (int i = 0; i < 16; i++) {
         int at = pair * 16 + i;
@@ -798,9 +809,9 @@ static vec weigh_mixed(const flash *f, const patch *p, int pair, vec m)
         if (at >= listed && at < pairs) {
             weight[0] = weight[1] = vec_load(p->rows + (s->has.listed + (at - listed) * WORD) * SIDE);
         }
-        z[i] = pack(weight[0], weight[1]);
+        put_weights(z, i, weight[0], weight[1]);
     }
-    turn_over(z, p->to);
+    turn_over_terms(z, p->to);
     return total;
 }
 
@@ -811,7 +822,7 @@ static void weigh_grouped_unit(flash *f, int q_tile, int pair, const float *logi
         .logits = logits + pair * PAIR * SIDE,
         .bias = s->bias + pair * PAIR,
         .scale = f->op->scale * LOG2_E,
-        .to = weight_tiles(f, q_tile) + pair * TILE_BYTES,
+        .to = weight_tiles(f, q_tile) + pair * STEP_BYTES,
         .rows = logits,
         .less = s->less + pair * PAIR,
     };
@@ -870,29 +881,39 @@ static void run_strips(flash *f)
 
 /* ---- the whole -------------------------------------------------------------------------------------------------- */
 
-static void store_outputs(const flash *f)
+/* Returns whether all are finite. */
+static bool store_outputs(const flash *f)
 {
     const fga_attend_op *op = f->op;
-    const __m512i first = _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0);
-    const __m512i second = _mm512_set_epi32(31, 30, 29, 28, 15, 14, 13, 12, 27, 26, 25, 24, 11, 10, 9, 8);
     const float *sum = (const float *)(f->scratch + f->at.sum);
+    vec poison = vec_set(0);
     float row[256];
     for (int32_t i = 0; i < op->rows; i++) {
         const char *tiles = output_tiles(f, i / SIDE) + i % SIDE * 64;
+        char *to = element(op->o, i * op->o_stride, DTYPE);
         vec inverse = vec_set(1.0f / sum[i]);
         for (int pair = 0; pair < f->at.k_steps; pair++, tiles += (size_t)(2 * TILE_BYTES)) {
-            vec a = vec_load((const float *)tiles), b = vec_load((const float *)(tiles + TILE_BYTES));
-            vec_store(row + pair * 32, vec_mul(_mm512_permutex2var_ps(a, first, b), inverse));
-            vec_store(row + pair * 32 + 16, vec_mul(_mm512_permutex2var_ps(a, second, b), inverse));
+            vec columns[2] = {vec_load((const float *)tiles), vec_load((const float *)(tiles + TILE_BYTES))};
+            join_columns(columns);
+            for (int half = 0; half < 2; half++) {
+                vec o = vec_mul(columns[half], inverse);
+                poison = vec_fma(o, vec_set(0), poison);
+                vec_store(row + pair * 32 + half * SIDE, o);
+            }
         }
-        vec_f32_to_bf16(element(op->o, i * op->o_stride, FGA_BF16), row, op->head_dim);
+        if (DTYPE == FGA_F16) {
+            vec_f32_to_f16(to, row, op->head_dim);
+        } else {
+            vec_f32_to_bf16(to, row, op->head_dim);
+        }
     }
+    return vec_sum(poison) == 0.0f;
 }
 
 static void attend_nothing(const fga_attend_op *op)
 {
     for (int32_t i = 0; i < op->rows; i++) {
-        memset(element(op->o, i * op->o_stride, FGA_BF16), 0, (size_t)op->head_dim * 2);
+        memset(element(op->o, i * op->o_stride, DTYPE), 0, (size_t)op->head_dim * 2);
         if (op->lse != NULL) {
             op->lse[i] = -INFINITY;
         }
@@ -922,7 +943,10 @@ static void attend(const fga_attend_op *op)
     }
     run_strips(&f);
     tiles_end(&callers);
-    store_outputs(&f);
+    if (!store_outputs(&f) && TERMS > 1) {
+        fga_attend_avx512(op); /* terms make NaN of what is infinite */
+        return;
+    }
     for (int32_t i = 0; op->lse != NULL && i < op->rows; i++) {
         op->lse[i] = max[i] * ln_2 + logf(sum[i]);
     }

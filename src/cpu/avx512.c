@@ -11,13 +11,23 @@
 #include "cpu/score_panel.h"
 #include "cpu/sum_panel.h"
 
+void fga_attend_avx512(const fga_attend_op *op)
+{
+    attend(op);
+}
+
+size_t fga_attend_avx512_scratch(int32_t rows, int32_t head_dim, fga_dtype dtype)
+{
+    return attend_scratch(rows, head_dim, dtype);
+}
+
 void fga_overlay_avx512(fga_ops *ops)
 {
     ops->name = "avx512";
     for (int dtype = FGA_F32; dtype <= FGA_BF16; dtype++) {
-        ops->attend[dtype] = attend;
+        ops->attend[dtype] = fga_attend_avx512;
         ops->attend_variant[dtype] = "avx512";
-        ops->attend_scratch[dtype] = attend_scratch;
+        ops->attend_scratch[dtype] = fga_attend_avx512_scratch;
         ops->block_rows[dtype] = 128; /* packing the values is shared by more queries */
         ops->probe[dtype] = probe_rows;
         ops->probe_scratch[dtype] = probe_scratch;
