@@ -1,4 +1,5 @@
-/* amx.c - AMX tiles: bf16 at sixteen times the rate of AVX512_BF16. f16 is in amx_f16.c; f32 stays with the tiers below. */
+/* amx.c - AMX tiles: bf16 at sixteen times the rate of AVX512_BF16. f16 is in amx_f16.c; f32 stays with the tiers
+ * below. */
 #include "cpu/vec_avx512.h"
 
 #include "cpu/terms_bf16.h"

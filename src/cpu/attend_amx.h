@@ -278,8 +278,8 @@ static void stage_values(const flash *f, const strip *s, int from, int to)
 
 /* ---- products ----------------------------------------------------------------------------------------------------
  *
- * Two left factors times two right ones, so that four sums, tiles 0 to 3, do not wait for each other and every tile that
- * is loaded takes part in two multiplications or more. Lefts are in 4 and 5, rights in 6 and 7. */
+ * Two left factors times two right ones, so that four sums, tiles 0 to 3, do not wait for each other and every tile
+ * that is loaded takes part in two multiplications or more. Lefts are in 4 and 5, rights in 6 and 7. */
 
 /* Where a factor's tiles lie: bytes to the other factor's, between terms and between rows. */
 typedef struct factor {
@@ -288,15 +288,15 @@ typedef struct factor {
 } factor;
 
 #define LOAD_LEFTS(TERM) \
-    TILE_LOAD(4, left.at + (TERM) * left.term, left.row); \
+    TILE_LOAD(4, left.at + (TERM)*left.term, left.row); \
     if (lefts > 1) { \
-        TILE_LOAD(5, left.at + left.other + (TERM) * left.term, left.row); \
+        TILE_LOAD(5, left.at + left.other + (TERM)*left.term, left.row); \
     }
 
 #define LOAD_RIGHTS(TERM) \
-    TILE_LOAD(6, right.at + (TERM) * right.term, right.row); \
+    TILE_LOAD(6, right.at + (TERM)*right.term, right.row); \
     if (rights > 1) { \
-        TILE_LOAD(7, right.at + right.other + (TERM) * right.term, right.row); \
+        TILE_LOAD(7, right.at + right.other + (TERM)*right.term, right.row); \
     }
 
 #define MULTIPLY_FOUR \
@@ -640,7 +640,6 @@ static void weigh_unit(flash *f, team t, int tile, int pair, const float *logits
 /* ---- strips ----------------------------------------------------------------------------------------------------- */
 
 static const char zeros[256 * sizeof(float)];
-
 
 /* Names the rows of the sums of the strip's groups after the listed keys' rows, and for each listed key the
  * summary of its group. */

@@ -57,20 +57,6 @@ static size_t product_keys_words(const fga_rank_op *op)
 
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
 
-static __m512i rank_high_half(vec x)
-{
-    return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32((int)0xffff0000u));
-}
-
-/* The next term of two channels as a row of pairs, which is taken off what remains of them. */
-static __m512i rank_split_term(vec *even, vec *odd)
-{
-    __m512i a = rank_high_half(*even), b = rank_high_half(*odd);
-    *even = vec_sub(*even, _mm512_castsi512_ps(a));
-    *odd = vec_sub(*odd, _mm512_castsi512_ps(b));
-    return _mm512_or_si512(_mm512_srli_epi32(a, 16), b);
-}
-
 /* Sixteen rows' channels [d, d + 4), zeros from head_dim on, to two rows of a tile of each term; `used` has the bits of
  * all. */
 static void rank_pack_channels(const char *const *rows, int d, int32_t head_dim, char *tile, __m512i used[RANK_TERMS])
@@ -82,7 +68,7 @@ static void rank_pack_channels(const char *const *rows, int d, int32_t head_dim,
     }
     for (int term = 0; term < RANK_TERMS; term++, tile += 2 * TILE_BYTES) {
         for (int pair = 0; pair < 2; pair++) {
-            __m512i words = rank_split_term(&z[2 * pair], &z[2 * pair + 1]);
+            __m512i words = take_term(&z[2 * pair], &z[2 * pair + 1]);
             used[term] = _mm512_or_si512(used[term], words);
             _mm512_store_si512(tile + (d % TILE_K / 2 + pair) * 64, words);
         }

@@ -1,16 +1,14 @@
-/* terms_f16.h - how rows and weights become factors of tiles, where they are f16: as the sums of two bf16.
+/* terms_f16.h - how rows and weights become factors of tiles, where they are f16: as two terms of bf16 (tile_amx.h).
  *
- * The first term is a number's sign, exponent and first eight bits, the second one what remains: of an f16 all of it,
- * of a weight eight bits more. What is not finite has no second term: it becomes NaN.
+ * The second term is what remains of an f16, and of a weight the next eight bits. What is not finite has none: it
+ * becomes NaN.
  */
 #ifndef FGA_CPU_TERMS_F16_H
 #define FGA_CPU_TERMS_F16_H
 
 #include "cpu/element.h"
-#include "cpu/parts.h"
+#include "cpu/tile_amx.h"
 #include "ops/ops.h"
-
-#include <stdbool.h>
 
 #define DTYPE FGA_F16
 enum { TERMS = 2, WORD = 2 };
@@ -18,12 +16,8 @@ enum { TERMS = 2, WORD = 2 };
 /* The terms of two numbers, the first one's below the second one's. */
 ALWAYS_INLINE void split_weights(vec low, vec high, __m512i words[TERMS])
 {
-    const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
     for (int term = 0; term < TERMS; term++) {
-        __m512i a = _mm512_castps_si512(low), b = _mm512_castps_si512(high);
-        words[term] = _mm512_ternarylogic_epi32(_mm512_srli_epi32(a, 16), b, upper, 0xf8); /* a | (b & upper) */
-        low = vec_sub(low, _mm512_castsi512_ps(_mm512_and_si512(a, upper)));
-        high = vec_sub(high, _mm512_castsi512_ps(_mm512_and_si512(b, upper)));
+        words[term] = take_term(&low, &high);
     }
 }
 

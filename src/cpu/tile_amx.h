@@ -47,4 +47,16 @@ static void tiles_end(const tile_shapes *callers)
     __asm__ volatile("ldtilecfg %0" : : "m"(*callers));
 }
 
+/* A number of more than eight bits is a sum of terms of bf16, each its sign, exponent and first eight bits. The next
+ * term of two numbers as pairs, the first one's below, which is taken off what remains of them. */
+static inline __m512i take_term(vec *low, vec *high)
+{
+    const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
+    __m512i a = _mm512_and_si512(_mm512_castps_si512(*low), upper);
+    __m512i b = _mm512_and_si512(_mm512_castps_si512(*high), upper);
+    *low = vec_sub(*low, _mm512_castsi512_ps(a));
+    *high = vec_sub(*high, _mm512_castsi512_ps(b));
+    return _mm512_or_si512(_mm512_srli_epi32(a, 16), b);
+}
+
 #endif
