@@ -5,8 +5,8 @@
  *     O[query][column] += P V     left: weights                         right: values, two kept keys interleaved
  *
  * The includer brings, before this header: vec_avx512.h, and a terms_*.h, which says of how many bf16 a number is the
- * sum, and how rows and weights are cut into those: DTYPE, TERMS, split_*, join_columns; WORD, word_weight and name_sum
- * of groups.h.
+ * sum, and how rows and weights are cut into those: DTYPE, TERMS, split_*, join_columns, store_row; WORD, word_weight
+ * and name_sum of groups.h.
  *
  * Keys come in strips, and up to 64 queries, a team, are worked on at once. While the vector units turn a unit, 32 keys
  * of a team, into weights, the tiles compute the next unit's logits; while the tiles add the strip's values, the next
@@ -66,7 +66,7 @@ typedef struct layout {
 static layout lay_out(int32_t rows, int32_t head_dim)
 {
     layout at = {.q_tiles = part_count(rows, SIDE), .k_steps = part_count(head_dim, TILE_K)};
-    at.row_bytes = (size_t)(at.k_steps * STEP_ROW);
+    at.row_bytes = (size_t)at.k_steps * STEP_ROW;
     size_t queries = (size_t)at.q_tiles, steps = (size_t)at.k_steps;
     at.key = at.query + queries * steps * STEP_BYTES;
     at.value = at.key + MOST_ROWS * at.row_bytes;
@@ -82,8 +82,12 @@ static layout lay_out(int32_t rows, int32_t head_dim)
 
 static size_t attend_scratch(int32_t rows, int32_t head_dim, fga_dtype dtype)
 {
-    size_t tiles = lay_out(rows, head_dim).total, below = fga_attend_avx512_scratch(rows, head_dim, dtype);
-    return TERMS > 1 && below > tiles ? below : tiles;
+    size_t bytes = lay_out(rows, head_dim).total;
+    if (TERMS > 1) { /* attend may leave a block to it */
+        size_t below = fga_attend_avx512_scratch(rows, head_dim, dtype);
+        bytes = below > bytes ? below : bytes;
+    }
+    return bytes;
 }
 
 typedef struct strip {
@@ -288,15 +292,15 @@ typedef struct factor {
 } factor;
 
 #define LOAD_LEFTS(TERM) \
-    TILE_LOAD(4, left.at + (TERM)*left.term, left.row); \
+    TILE_LOAD(4, left.at + left.term * (TERM), left.row); \
     if (lefts > 1) { \
-        TILE_LOAD(5, left.at + left.other + (TERM)*left.term, left.row); \
+        TILE_LOAD(5, left.at + left.other + left.term * (TERM), left.row); \
     }
 
 #define LOAD_RIGHTS(TERM) \
-    TILE_LOAD(6, right.at + (TERM)*right.term, right.row); \
+    TILE_LOAD(6, right.at + right.term * (TERM), right.row); \
     if (rights > 1) { \
-        TILE_LOAD(7, right.at + right.other + (TERM)*right.term, right.row); \
+        TILE_LOAD(7, right.at + right.other + right.term * (TERM), right.row); \
     }
 
 #define MULTIPLY_FOUR \
@@ -900,11 +904,7 @@ static bool store_outputs(const flash *f)
                 vec_store(row + pair * 32 + half * SIDE, o);
             }
         }
-        if (DTYPE == FGA_F16) {
-            vec_f32_to_f16(to, row, op->head_dim);
-        } else {
-            vec_f32_to_bf16(to, row, op->head_dim);
-        }
+        store_row(to, row, op->head_dim);
     }
     return vec_sum(poison) == 0.0f;
 }

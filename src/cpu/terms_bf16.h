@@ -39,6 +39,11 @@ ALWAYS_INLINE void join_columns(vec columns[2])
     columns[1] = _mm512_permutex2var_ps(a, second, b);
 }
 
+static inline void store_row(void *to, const float *row, int32_t head_dim)
+{
+    vec_f32_to_bf16(to, row, head_dim);
+}
+
 /* Two weights, the first one below: to nearest, ties up. A NaN may not survive here; the sum keeps it. */
 ALWAYS_INLINE void split_weights(vec low, vec high, __m512i words[TERMS])
 {

@@ -56,6 +56,11 @@ ALWAYS_INLINE void join_columns(vec columns[2])
     (void)columns;
 }
 
+static inline void store_row(void *to, const float *row, int32_t head_dim)
+{
+    vec_f32_to_f16(to, row, head_dim);
+}
+
 /* As much of a number as two terms hold. */
 ALWAYS_INLINE vec word_weight(vec weight)
 {
