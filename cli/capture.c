@@ -1,5 +1,7 @@
 #include "capture.h"
 
+#include "job.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,9 +119,7 @@ bool cli_capture_wants(const cli_capture *capture, const fgv_capture *inputs)
 uint64_t cli_capture_bytes(const cli_capture *capture, const fgv_model *model, const fgv_request *request)
 {
     fgv_model_info about = fgv_model_describe(model);
-    uint64_t tokens = (uint64_t)((request->frames - 1) / about.vae_t + 1) / (uint64_t)about.patch_t *
-                      (uint64_t)(request->height / about.vae_s / about.patch_h) *
-                      (uint64_t)(request->width / about.vae_s / about.patch_w);
+    uint64_t tokens = (uint64_t)cli_clip_tokens(model, request);
     uint64_t captures = (uint64_t)cli_chosen_count(&capture->steps) * (uint64_t)cli_chosen_count(&capture->layers) *
                         (uint64_t)cli_chosen_count(&capture->branches);
     return 3 * captures * tokens * (uint64_t)about.heads * (uint64_t)about.head_dim *

@@ -207,7 +207,7 @@ static int print_job(fga_context *ctx, const job *j)
     }
     request.frames = j->frames_given ? j->frames : request.frames;
     const char *preset = NULL;
-    code = cli_default_preset(ctx, request.compute, &preset);
+    code = cli_default_preset(ctx, cli_dtype_of(request.compute), &preset);
     if (code == CLI_DONE) {
         printf("  %-14s%dx%d, %d frames need at most about, with --attention\n", "job", request.width, request.height,
                request.frames);

@@ -171,11 +171,8 @@ static int check_settings(const settings *s)
  * the default share of 8,192 is enough (docs/method.md). */
 static double default_measure(const fgv_model *model, const fgv_request *r)
 {
-    enum { ENOUGH = 164 };
-    const fgv_model_info m = fgv_model_describe(model);
-    int frames = (r->frames - 1) / m.vae_t + 1;
-    double tokens = (double)frames / m.patch_t * r->height / (m.vae_s * m.patch_h) * r->width / (m.vae_s * m.patch_w);
-    return fmin(r->measure_fraction, ENOUGH / tokens);
+    const double enough = 164;
+    return fmin(r->measure_fraction, enough / (double)cli_clip_tokens(model, r));
 }
 
 static int make_request(command *c)
@@ -472,7 +469,7 @@ static int prepare(command *c)
     const settings *s = &c->set;
     int code = cli_open_context(s->threads, s->variant, &c->ctx);
     /* a wrong preset is found out before a large model is opened */
-    c->set.attention.compute = (fgv_compute)s->clip.dtype;
+    c->set.attention.dtype = cli_dtype_of((fgv_compute)s->clip.dtype);
     code = code == CLI_DONE ? cli_read_attention(c->ctx, &s->attention, &c->profile) : code;
     code = code == CLI_DONE ? cli_open_model(c->ctx, s->model, &c->model) : code;
     code = code == CLI_DONE ? make_request(c) : code;

@@ -83,6 +83,13 @@ fgv_request cli_clip_request(const cli_clip *clip, const fgv_model *model)
     return r;
 }
 
+int64_t cli_clip_tokens(const fgv_model *model, const fgv_request *request)
+{
+    const fgv_model_info m = fgv_model_describe(model);
+    int64_t frames = ((request->frames - 1) / m.vae_t + 1) / m.patch_t;
+    return frames * (request->height / m.vae_s / m.patch_h) * (request->width / m.vae_s / m.patch_w);
+}
+
 const char *cli_clip_given(const cli_clip *clip)
 {
     return clip->size_given       ? "size"

@@ -25,6 +25,9 @@ extern const char *const cli_samplers[], *const cli_dtypes[]; /* in the order of
 /* The model's default request with the clip put in; prompts and policy are the caller's. */
 fgv_request cli_clip_request(const cli_clip *clip, const fgv_model *model);
 
+/* Of a video, as attention sees it. */
+int64_t cli_clip_tokens(const fgv_model *model, const fgv_request *request);
+
 /* The name, without dashes, of one of these options that was given, or NULL. */
 const char *cli_clip_given(const cli_clip *clip);
 

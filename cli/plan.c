@@ -20,14 +20,19 @@ double cli_recall_floor(double target)
     return floor > 0 ? floor : 0;
 }
 
+fga_dtype cli_dtype_of(fgv_compute compute)
+{
+    return strcmp(fgv_compute_name(compute), "bf16") == 0 ? FGA_BF16 : FGA_F32;
+}
+
 /* The more of a kernel's time goes into gathering keys and values, the more queries have to share them: 16 fill half of
  * a register tile of f32, and on AMX tiles copies take longer than products. */
-int cli_default_preset(fga_context *ctx, fgv_compute compute, const char **text)
+int cli_default_preset(fga_context *ctx, fga_dtype dtype, const char **text)
 {
     fga_attend_desc desc = fga_attend_desc_default();
     desc.batch = desc.query_heads = desc.kv_heads = desc.query_len = desc.key_len = 1;
     desc.head_dim = 128;
-    desc.dtype = strcmp(fgv_compute_name(compute), "bf16") == 0 ? FGA_BF16 : FGA_F32;
+    desc.dtype = dtype;
     fga_attend_plan *plan = NULL;
     *text = CLI_DEFAULT_PRESET;
     fga_status status = fga_attend_plan_create(ctx, &desc, &plan);
@@ -48,7 +53,7 @@ static int read_preset(fga_context *ctx, const cli_attention *a, fga_policy *pol
 {
     char text[FGA_POLICY_TEXT];
     const char *preset = a->text;
-    int code = preset != NULL ? CLI_DONE : cli_default_preset(ctx, a->compute, &preset);
+    int code = preset != NULL ? CLI_DONE : cli_default_preset(ctx, a->dtype, &preset);
     if (code != CLI_DONE) {
         return code;
     }

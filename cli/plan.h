@@ -9,7 +9,7 @@ typedef struct cli_attention {
     const char *profile; /* a file, or NULL */
     double density, recall, error;
     bool density_given, recall_given, error_given;
-    fgv_compute compute; /* what the kernels will run on */
+    fga_dtype dtype; /* what the kernels will run on */
 } cli_attention;
 
 #define CLI_DEFAULT_PRESET "fgdfs"
@@ -25,9 +25,11 @@ typedef struct cli_attention {
 
 /* The library knows the presets; the help only lists them. */
 void cli_describe_presets(char *text, size_t bytes);
-/* What `generate` takes without --attention where `compute` runs on this context's kernels. Prints and returns the exit
+/* What attention reads where products are computed so. */
+fga_dtype cli_dtype_of(fgv_compute compute);
+/* What `generate` takes without --attention where this type runs on this context's kernels. Prints and returns the exit
  * code. */
-int cli_default_preset(fga_context *ctx, fgv_compute compute, const char **text);
+int cli_default_preset(fga_context *ctx, fga_dtype dtype, const char **text);
 /* What no head may fall below for a recall of `target` over all: three times as far from 1. */
 double cli_recall_floor(double target);
 /* Fills `profile` from the file, or from the preset. Prints and returns the exit code. */

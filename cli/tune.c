@@ -412,14 +412,10 @@ static int check_settings(const settings *s)
     return CLI_DONE;
 }
 
-/* What the kernels will run on, which the default preset goes by. A capture is tuned in its own type; f16 runs on the
- * kernels of f32. */
-static fgv_compute compute_of(const tuning *t)
+/* What the kernels will run on, which the default preset goes by. A capture is tuned in its own type. */
+static fga_dtype dtype_of(const tuning *t)
 {
-    if (t->file == NULL) {
-        return (fgv_compute)t->set.clip.dtype;
-    }
-    return fgv_capture_get(t->file, 0).q.dtype == FGA_BF16 ? FGV_COMPUTE_BF16 : FGV_COMPUTE_F32;
+    return t->file != NULL ? fgv_capture_get(t->file, 0).q.dtype : cli_dtype_of((fgv_compute)t->set.clip.dtype);
 }
 
 static int prepare(tuning *t)
@@ -432,7 +428,7 @@ static int prepare(tuning *t)
                            .quantile = s->quantile};
     int code = cli_open_context(s->threads, s->variant, &t->ctx);
     code = code == CLI_DONE && s->capture != NULL ? cli_capture_open(t->ctx, s->capture, &t->file) : code;
-    cli_attention preset = {.text = s->attention.text, .compute = compute_of(t)};
+    cli_attention preset = {.text = s->attention.text, .dtype = dtype_of(t)};
     code = code == CLI_DONE ? cli_read_attention(t->ctx, &preset, &t->start) : code;
     code = code == CLI_DONE ? cli_place_check(s->output) : code;
     if (code != CLI_DONE) {
