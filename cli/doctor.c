@@ -137,7 +137,8 @@ static cli_text attention_variant(fga_context *ctx, fga_dtype dtype)
 
 static void print_kernels(fga_context *ctx)
 {
-    cli_text f32 = attention_variant(ctx, FGA_F32), best = attention_variant(ctx, FGA_BF16);
+    cli_text f32 = attention_variant(ctx, FGA_F32), f16 = attention_variant(ctx, FGA_F16);
+    cli_text best = attention_variant(ctx, FGA_BF16);
     puts("\nkernel families (--variant NAME forces one)");
     for (int i = 0; i < fga_variant_count(); i++) {
         const char *name = fga_variant_name(i);
@@ -152,7 +153,7 @@ static void print_kernels(fga_context *ctx)
             puts(i == 0 ? "runs anywhere: plain C, the reference for the others" : "runs here");
         }
     }
-    printf("  attention in f32 runs on %s, in bf16 on %s\n", f32.text, best.text);
+    printf("  attention in f32 runs on %s, in f16 on %s, in bf16 on %s\n", f32.text, f16.text, best.text);
     printf("  --dtype auto is %s here\n", fgv_compute_name(FGV_COMPUTE_AUTO));
 }
 
