@@ -315,23 +315,23 @@ typedef struct factor {
         TILE_MULTIPLY(3, 5, 7); \
     }
 
-/* All products of terms that count, small ones first; from one to the next only the left or the right ones change.
- * `least`: so does the product of the second ones, which makes that of two numbers exact. */
+/* All products of terms that count; from one to the next only the left or the right ones change. `least`: so does the
+ * product of the second ones, which makes that of two numbers exact. */
 ALWAYS_INLINE void multiply_step(bool least, int lefts, int rights, factor left, factor right)
 {
     LOAD_LEFTS(0)
     if (TERMS > 1) {
         LOAD_RIGHTS(1)
         MULTIPLY_FOUR
-        LOAD_LEFTS(1)
-        if (least) {
-            MULTIPLY_FOUR
-        }
     }
     LOAD_RIGHTS(0)
     MULTIPLY_FOUR
     if (TERMS > 1) {
-        LOAD_LEFTS(0)
+        LOAD_LEFTS(1)
+        MULTIPLY_FOUR
+    }
+    if (TERMS > 1 && least) {
+        LOAD_RIGHTS(1)
         MULTIPLY_FOUR
     }
 }
