@@ -643,6 +643,7 @@ static void weigh_unit(flash *f, team t, int tile, int pair, const float *logits
 
 /* ---- strips ----------------------------------------------------------------------------------------------------- */
 
+/* A row of any element type. */
 static const char zeros[256 * sizeof(float)];
 
 /* Names the rows of the sums of the strip's groups after the listed keys' rows, and for each listed key the

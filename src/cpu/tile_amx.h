@@ -1,4 +1,4 @@
-/* tile_amx.h - AMX tiles.
+/* tile_amx.h - AMX tiles. The includer brings vec_avx512.h.
  *
  * A tile is 16 rows of 64 bytes: as a left factor [16 rows][32 of k] of bf16, as a right factor [16 pairs of k][16
  * columns] of bf16 pairs, as a sum [16 rows][16 columns] of f32.
