@@ -212,45 +212,19 @@ double fga_mask_head_density(const fga_mask *mask, int64_t head)
     return all > 0 ? count_pairs(mask, head * mask->blocks, (head + 1) * mask->blocks) / all : 0.0;
 }
 
-typedef struct block_cost {
-    int32_t keys, block;
-} block_cost;
-
-static int costlier_first(const void *a, const void *b)
-{
-    const block_cost *x = a, *y = b;
-    return x->keys != y->keys ? (x->keys < y->keys) - (x->keys > y->keys)
-                              : (x->block > y->block) - (x->block < y->block);
-}
-
-/* order [rows]: within each head the blocks by falling number of keys. */
-static void order_blocks(const fga_mask *mask, block_cost *costs, int32_t *order)
-{
-    for (int64_t row = 0; row < mask->rows; row++) {
-        costs[row] = (block_cost){mask->row_keys[row], (int32_t)(row % mask->blocks)};
-    }
-    for (int64_t row = 0; row < mask->rows; row += mask->blocks) {
-        qsort(costs + row, (size_t)mask->blocks, sizeof *costs, costlier_first);
-    }
-    for (int64_t row = 0; row < mask->rows; row++) {
-        order[row] = costs[row].block;
-    }
-}
-
 fga_status fga_mask_publish(fga_context *ctx, fga_mask *mask)
 {
     if (ctx->options.device != FGA_DEVICE_CUDA) {
         return FGA_OK;
     }
     fga_gpu_mask_free(&mask->gpu);
-    block_cost *costs = fga_alloc(ctx, (size_t)mask->rows * sizeof *costs);
     int32_t *order = fga_alloc(ctx, (size_t)mask->rows * sizeof *order);
     fga_status status = FGA_ERR_MEMORY;
-    if (costs == NULL || order == NULL) {
+    if (order == NULL) {
         fga_context_fail(ctx, status, "no memory to order %" PRId64 " blocks of a mask", mask->rows);
         goto cleanup;
     }
-    order_blocks(mask, costs, order);
+    FGA_CHECK(fga_mask_order_blocks(ctx, mask, order));
     const fga_gpu_mask_source source = {
         .bits = mask->bits,
         .run_offsets = mask->run_offsets,
@@ -262,7 +236,6 @@ fga_status fga_mask_publish(fga_context *ctx, fga_mask *mask)
     };
     FGA_CHECK(fga_gpu_mask_upload(ctx, &source, &mask->gpu));
 cleanup:
-    fga_free(ctx, costs);
     fga_free(ctx, order);
     return status;
 }

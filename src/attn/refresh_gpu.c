@@ -163,17 +163,22 @@ static fga_gpu_select describe_select(const fga_policy *policy, fga_mask *mask)
 
 static fga_status order_rows(fga_context *ctx, fga_mask *mask)
 {
-    return fga_gpu_order_blocks(ctx,
-                                &(fga_gpu_order){
-                                    .row_keys = mask->gpu.row_keys,
-                                    .row_order = (int32_t *)(uintptr_t)mask->gpu.row_order,
-                                    .pairs = mask->gpu_pairs,
-                                    .query_valid = fga_gpu_spans_of(&mask->query_valid),
-                                    .rows = (int32_t)mask->rows,
-                                    .blocks = (int32_t)mask->blocks,
-                                    .block_rows = mask->desc.block_m,
-                                },
-                                ctx->stream);
+    int at_once = FGA_GPU_AT_ONCE(mask->desc.block_m);
+    int32_t *row_order = (int32_t *)(uintptr_t)mask->gpu.row_order; /* this mask's own, like its bits */
+    const fga_gpu_order order = {
+        .bits = mask->gpu.bits,
+        .row_keys = mask->gpu.row_keys,
+        .company = at_once > 1 ? row_order + mask->rows : NULL,
+        .row_order = row_order,
+        .pairs = mask->gpu_pairs,
+        .query_valid = fga_gpu_spans_of(&mask->query_valid),
+        .rows = (int32_t)mask->rows,
+        .words = (int32_t)mask->words,
+        .blocks = (int32_t)mask->blocks,
+        .block_rows = mask->desc.block_m,
+        .at_once = at_once,
+    };
+    return fga_gpu_order_blocks(ctx, &order, ctx->stream);
 }
 
 fga_status fga_refresh_gpu_run(fga_context *ctx, const fga_gpu_refresh_plan *plan, const fga_policy *policy,

@@ -51,6 +51,7 @@ template <int D, int CONSUMERS, int BN, int STAGES, int RING, tile_kind KIND> st
         int flags[tiles];
         item_tables tables; /* the cutting warp's */
         row_runs runs[grouped ? FGA_SM90_GROUPED : 1];
+        int blocks[grouped ? FGA_SM90_GROUPED : 1];
         uint8_t members[grouped ? RING : 8]; /* bit i: the i-th block lists the entry */
         uint64_t full[2][STAGES], empty[2][STAGES];
         uint64_t cut[tiles], used[tiles];
@@ -143,10 +144,10 @@ template <typename T, typename S> struct consumer {
         constexpr int chunks = S::dim / 8;
 #pragma unroll 4
         for (int i = thread; i < 64 * chunks; i += 128) {
-            int row = i / chunks, chunk = i % chunks, query = index * 64 + row;
+            int row = i / chunks, chunk = i % chunks, token = token_of<S>(a, t, index * 64 + row);
             uint4 x = make_uint4(0, 0, 0, 0);
-            if (query < t.rows && chunk * 8 < a.head_dim) {
-                x = __ldg(reinterpret_cast<const uint4 *>(q + 2 * ((t.first + query) * a.q.token + chunk * 8)));
+            if (token >= 0 && chunk * 8 < a.head_dim) {
+                x = __ldg(reinterpret_cast<const uint4 *>(q + 2 * (token * a.q.token + chunk * 8)));
             }
             *reinterpret_cast<uint4 *>(sh.q[index] + fga_swizzled(64, row, chunk)) = x;
         }
@@ -250,11 +251,10 @@ template <typename T, typename S> struct consumer {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             float total = quad_sum(sum[half]), inverse = total != 0 ? 1.0f / total : 0.0f;
-            int query = row + half * 8;
-            if (query >= t.rows) {
+            int64_t token = token_of<S>(a, t, row + half * 8);
+            if (token < 0) {
                 continue;
             }
-            int64_t token = t.first + query;
             char *to = (char *)a.o.data + 2 * (t.b * a.o.batch + t.h * a.o.head + token * a.o.token);
 #pragma unroll
             for (int i = 0; i < S::dim / 8; i++) {

@@ -383,12 +383,15 @@ template <typename S> struct cutter {
             words = reinterpret_cast<const uint32_t *>(a.mask.bits + t.mask_row * a.mask_words);
         } else if (masked) {
             for (int i = 0; i < t.blocks; i++) {
-                keep_runs(i, runs_of(a, t.mask_row + i));
+                keep_runs(i, runs_of(a, t.mask_row + (S::grouped ? block_of(a, t, i) : 0)));
             }
         }
         __syncwarp();
         if ((threadIdx.x & 31) == 0) {
             sh.tables = tables;
+            for (int i = 0; S::grouped && i < t.blocks; i++) {
+                sh.blocks[i] = block_of(a, t, i);
+            }
         }
         __syncwarp();
         return !masked && !t.live ? a.key_len : 0;
@@ -416,7 +419,7 @@ template <typename S> struct cutter {
         for (int i = 0; i < FGA_SM90_GROUPED; i++) {
             int first = start + 32 * (int)(threadIdx.x & 31);
             bool has = i < t.blocks && words != nullptr && first < a.key_len;
-            word[i] = has ? __ldg(words + (int64_t)i * a.mask_words * 2 + (first >> a.tile_shift >> 5)) : 0;
+            word[i] = has ? __ldg(words + sh.blocks[i] * a.mask_words * 2 + (first >> a.tile_shift >> 5)) : 0;
         }
     }
 
@@ -426,7 +429,7 @@ template <typename S> struct cutter {
             return 0;
         }
         if (!masked) {
-            return block_is_live(a, t.u + i) ? 0xFFFFFFFFu : 0;
+            return block_is_live(a, sh.blocks[i]) ? 0xFFFFFFFFu : 0;
         }
         if (words != nullptr) {
             return fga_word_bits(word, start + 32 * (int)(threadIdx.x & 31), a.tile_shift);

@@ -18,7 +18,7 @@ struct item {
     int first, rows;  /* queries first ... first + rows - 1: of a part of the block */
     int64_t mask_row; /* -1: dense */
     bool live;        /* the block has a valid query */
-    int blocks;       /* from u on: 1, unless the kernel takes several at a time */
+    int blocks;       /* 1, unless the kernel takes several at a time (place.cuh) */
 };
 
 __device__ __forceinline__ bool meets_spans(int count, const int32_t *begin, const int32_t *end, int from, int to)

@@ -55,6 +55,7 @@ static fga_status find_for(fga_context *ctx, const char *name, fga_dtype dtype, 
 enum lone {
     MOVE_ROWS,
     SELECT_TILES,
+    PUT_ALIKE,
     ORDER_BLOCKS,
     COUNT_RESTS,
     ADD_BOTH,
@@ -69,6 +70,7 @@ static const struct {
 } lone_kernels[LONE] = {
     [MOVE_ROWS] = {"fga_move_rows", 0},
     [SELECT_TILES] = {"fga_select_tiles", -1},
+    [PUT_ALIKE] = {"fga_put_alike_together", FGA_ALIKE_SHARED},
     [ORDER_BLOCKS] = {"fga_order_blocks_by_keys", 0},
     [COUNT_RESTS] = {"fga_count_group_rests", 0},
     [ADD_BOTH] = {"fga_add_both", 0},
@@ -501,9 +503,14 @@ static fga_status clear(fga_context *ctx, uint64_t *counters, void *stream)
 fga_status fga_gpu_order_blocks(fga_context *ctx, const fga_gpu_order *order, void *stream)
 {
     void *kernel = NULL;
-    FGA_TRY(find(ctx, ORDER_BLOCKS, &kernel));
     FGA_TRY(clear(ctx, order->pairs, stream));
     fga_gpu_order a = *order;
+    if (a.at_once > 1 && a.rows > 0) {
+        int64_t parts = (int64_t)(a.rows / a.blocks) * ((a.blocks + FGA_ALIKE_BLOCKS - 1) / FGA_ALIKE_BLOCKS);
+        FGA_TRY(find(ctx, PUT_ALIKE, &kernel));
+        FGA_TRY(launch(ctx, kernel, (grid){parts, FGA_ALIKE_BLOCKS, FGA_ALIKE_SHARED}, stream, &a));
+    }
+    FGA_TRY(find(ctx, ORDER_BLOCKS, &kernel));
     return launch(ctx, kernel, (grid){(a.rows + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, 0}, stream, &a);
 }
 
@@ -531,7 +538,7 @@ fga_status fga_gpu_mask_alloc(fga_context *ctx, int64_t rows, int64_t words, fga
 {
     size_t keys_at = 0, order_at = 0, pairs_at = 0, bits_at = 0, bytes = 0;
     if (!carve(&bytes, rows * words, sizeof(uint64_t), &bits_at) || !carve(&bytes, rows, sizeof(int32_t), &keys_at) ||
-        !carve(&bytes, rows, sizeof(int32_t), &order_at) || !carve(&bytes, 2, sizeof(uint64_t), &pairs_at)) {
+        !carve(&bytes, 2 * rows, sizeof(int32_t), &order_at) || !carve(&bytes, 2, sizeof(uint64_t), &pairs_at)) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "a mask of %" PRId64 " rows is too large", rows);
     }
     const fga_driver *driver = fga_driver_load();

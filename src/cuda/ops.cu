@@ -1,4 +1,6 @@
-/* ops.cu - the kernels of a refresh and of measuring: thin entries to rows.cuh, rank.cuh, select.cuh and probe.cuh. */
+/* ops.cu - the kernels of a refresh and of measuring: thin entries to rows.cuh, rank.cuh, select.cuh,
+ * alike.cuh and probe.cuh. */
+#include "cuda/alike.cuh"
 #include "cuda/ops_shapes.h"
 #include "cuda/probe.cuh"
 #include "cuda/rank.cuh"
@@ -78,6 +80,11 @@ FGA_ENTRY(fga_write_scores, fga_gpu_select, 1024)
     fga::write_scores(a);
 }
 
+FGA_ENTRY(fga_put_alike_together, fga_gpu_order, FGA_ALIKE_BLOCKS)
+{
+    fga::put_alike_together(a);
+}
+
 FGA_ENTRY(fga_order_blocks_by_keys, fga_gpu_order, 256)
 {
     fga::order_blocks(a);
@@ -112,4 +119,5 @@ FGA_PROBE(f16, __half, 256)
 
 static_assert(sizeof(fga::rank_tile<64>::shared) == FGA_RANK_SHARED(64, 2), "the host's idea of it");
 static_assert(sizeof(fga::rank_tile<128>::shared) == FGA_RANK_SHARED(128, 2), "the host's idea of it");
+static_assert(sizeof(fga::alike_shared) == FGA_ALIKE_SHARED, "the host's idea of it");
 static_assert(sizeof(fga::select_shared) <= FGA_SELECT_SHARED, "the host's idea of it");

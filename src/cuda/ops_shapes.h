@@ -21,5 +21,6 @@
 #define FGA_PROBE_SHARED(dim) (4 * FGA_PROBE_KEYS(dim) * (2 * (dim) + 16) + 8 * FGA_PROBE_KEYS(dim))
 /* Beside two bytes per tile, rounded up to 64, where they are cached. */
 #define FGA_SELECT_SHARED (4 * 2048 + 4 * 32 + 64)
+#define FGA_ALIKE_SHARED (4 * FGA_ALIKE_WORDS + 4 * FGA_ALIKE_BLOCKS / 32)
 
 #endif

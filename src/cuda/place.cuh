@@ -67,8 +67,8 @@ template <typename S> __device__ __forceinline__ int blocks_at_once(const fga_gp
 
 template <typename S> __device__ __forceinline__ item item_of(const fga_gpu_attend &a, int n)
 {
-    if constexpr (S::grouped) { /* neighbours, as they are: their lists are alike where the order is a curve */
-        item t;
+    if constexpr (S::grouped) { /* its blocks lie side by side in the mask's order: block_of */
+        item t = {};
         int at_once = blocks_at_once<S>(a), groups = (a.blocks + at_once - 1) / at_once, head = n / groups;
         t.u = (n - head * groups) * at_once;
         t.blocks = min(at_once, a.blocks - t.u);
@@ -76,16 +76,31 @@ template <typename S> __device__ __forceinline__ item item_of(const fga_gpu_atte
         t.h = head - t.b * a.query_heads;
         t.kv_head = t.h / (a.query_heads / a.kv_heads);
         t.mask_row = -1;
-        if (a.mask.memory != 0) {
+        if (a.mask.memory != 0) { /* the head's first */
             int64_t mask_head = (int64_t)(a.mask_batch > 1 ? t.b : 0) * a.mask_heads + (a.mask_heads > 1 ? t.h : 0);
-            t.mask_row = mask_head * a.blocks + t.u;
+            t.mask_row = mask_head * a.blocks;
         }
-        t.first = t.u * a.block_rows;
-        t.rows = min(64 * S::consumers, a.query_len - t.first);
-        t.live = false;
         return t;
     } else {
         return item_at(a, n);
+    }
+}
+
+/* The i-th block of an item of several. */
+__device__ __forceinline__ int block_of(const fga_gpu_attend &a, const item &t, int i)
+{
+    return t.mask_row >= 0 ? __ldg(a.mask.row_order + t.mask_row + t.u + i) : t.u + i;
+}
+
+/* The token of the item's query; -1: there is none. */
+template <typename S> __device__ __forceinline__ int token_of(const fga_gpu_attend &a, const item &t, int query)
+{
+    if constexpr (S::grouped) {
+        int i = query / a.block_rows;
+        int token = i < t.blocks ? block_of(a, t, i) * a.block_rows + query % a.block_rows : a.query_len;
+        return token < a.query_len ? token : -1;
+    } else {
+        return query < t.rows ? t.first + query : -1;
     }
 }
 

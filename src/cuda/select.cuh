@@ -475,8 +475,7 @@ __device__ __forceinline__ void select_row_of(const fga_gpu_select &a)
     }
 }
 
-/* ---- all scores, and the order of blocks --------------------------------------------------------------------------
- */
+/* ---- all scores ------------------------------------------------------------------------------------------------- */
 
 __device__ __forceinline__ void write_scores(const fga_gpu_select &a)
 {
@@ -489,29 +488,6 @@ __device__ __forceinline__ void write_scores(const fga_gpu_select &a)
     float *to = a.tile_score + ((int64_t)head * a.blocks + u) * a.tiles;
     for (int v = threadIdx.x; v < a.tiles; v += (int)blockDim.x) {
         to[v] = tile_score(score, a.entries, v);
-    }
-}
-
-/* A block's place is the number of blocks that come before it. */
-__device__ __forceinline__ void order_blocks(const fga_gpu_order &a)
-{
-    int row = (int)(blockIdx.x * blockDim.x + threadIdx.x);
-    unsigned long long pairs = 0;
-    if (row < a.rows) {
-        int head = row / a.blocks, u = row - head * a.blocks, place = 0, mine = a.row_keys[row];
-        const int32_t *keys = a.row_keys + (int64_t)head * a.blocks;
-        for (int i = 0; i < a.blocks; i++) {
-            place += keys[i] > mine || (keys[i] == mine && i < u);
-        }
-        a.row_order[(int64_t)head * a.blocks + place] = u;
-        pairs = (unsigned long long)mine *
-                (unsigned long long)count_spans(a.query_valid, u * a.block_rows, (u + 1) * a.block_rows);
-    }
-    for (int distance = 16; distance > 0; distance /= 2) {
-        pairs += __shfl_xor_sync(0xFFFFFFFFu, pairs, distance);
-    }
-    if ((threadIdx.x & 31) == 0 && pairs > 0) {
-        atomicAdd(reinterpret_cast<unsigned long long *>(a.pairs), pairs);
     }
 }
 

@@ -14,6 +14,14 @@ extern "C" {
 /* ---- device memory of a mask --------------------------------------------------------------------------------------
  */
 
+/* Blocks of fewer than 64 queries: those of so many queries may share one list, the union of theirs. */
+enum { FGA_GPU_SHARED_QUERIES = 128 };
+#define FGA_GPU_AT_ONCE(block_rows) ((block_rows) < 64 ? FGA_GPU_SHARED_QUERIES / (block_rows) : 1)
+
+/* They are sought among so many blocks, by so many 32-bit words of their lists: word i is word i * all /
+ * FGA_ALIKE_WORDS of a row's bits. */
+enum { FGA_ALIKE_BLOCKS = 512, FGA_ALIKE_WORDS = 32 };
+
 typedef struct fga_gpu_mask {
     uint64_t memory; /* one allocation that holds all of the below; 0: none */
     void *cuda_context;
@@ -21,7 +29,7 @@ typedef struct fga_gpu_mask {
     const int64_t *run_offsets; /* [rows+1] and */
     const uint32_t *runs;       /* begin, end of each run */
     const int32_t *row_keys;    /* [rows]: kept valid keys */
-    const int32_t *row_order;   /* [batch*heads][blocks]: blocks of a head, those with most keys first */
+    const int32_t *row_order;   /* [batch*heads][blocks]: fga_mask_order_blocks */
 } fga_gpu_mask;
 
 /* Host arrays to copy; bits NULL: runs. */

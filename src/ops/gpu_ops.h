@@ -112,13 +112,15 @@ typedef struct fga_gpu_select {
     int32_t cached; /* the row's ranks fit into shared memory */
 } fga_gpu_select;
 
-/* Blocks of each head by falling number of keys, lower ones first where equal; and how many pairs are kept in all. */
+/* The order of a mask's blocks, as fga_mask_order_blocks has it; and how many pairs are kept in all. */
 typedef struct fga_gpu_order {
+    const uint64_t *bits; /* [rows][words] */
     const int32_t *row_keys;
+    int32_t *company; /* [rows]: room for similar blocks side by side; NULL where at_once is 1 */
     int32_t *row_order;
     uint64_t *pairs; /* [2], of which the first counts */
     fga_gpu_spans query_valid;
-    int32_t rows, blocks, block_rows;
+    int32_t rows, words, blocks, block_rows, at_once;
 } fga_gpu_order;
 
 /* Valid queries times groups of keys that a block does not keep whole: the pairs of summaries. */
@@ -198,8 +200,8 @@ fga_status fga_gpu_count_rests(fga_context *ctx, const fga_gpu_rests *rests, voi
 fga_status fga_gpu_add_pairs(fga_context *ctx, const fga_gpu_tally *tally, void *stream);
 /* Two numbers on the device, 0; released like a mask. */
 fga_status fga_gpu_counters(fga_context *ctx, fga_gpu_mask *memory, uint64_t **counters);
-/* A bit map that kernels fill, with its row_keys and row_order; two more numbers count its pairs, and those of its
- * summaries. */
+/* A bit map that kernels fill, with its row_keys and row_order, the latter with as much room again behind it; two more
+ * numbers count its pairs, and those of its summaries. */
 fga_status fga_gpu_mask_alloc(fga_context *ctx, int64_t rows, int64_t words, fga_gpu_mask *mask, uint64_t **pairs);
 /* Copies when the stream has come to it, and waits for that. */
 fga_status fga_gpu_read(fga_context *ctx, void *host, const void *device, size_t bytes, void *stream);

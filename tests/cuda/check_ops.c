@@ -5,9 +5,11 @@
  * Permuting and sums of groups must agree bit for bit with their plain programs here. Scores are compared with a plain
  * program in double precision whose means are rounded as the device's are, and, more loosely, with the processor's.
  * Selections from equal scores must agree bit for bit, ties, infinities and NaN included, and attention under a mask
- * that the device made must give the bytes that it gives under the processor's. Exit status 77: no device.
+ * that the device made must give the bytes that it gives under the processor's, which is ordered block for block the
+ * same (check_order.c). Exit status 77: no device.
  */
 #include "base/half.h"
+#include "check_order.h"
 #include "gpu.h"
 
 #include <math.h>
@@ -914,6 +916,7 @@ int main(int argc, char **argv)
         check_sums(ctx, &specs[i], false);
         check_sums(ctx, &specs[i], true);
     }
+    check_order(ctx, &checks, &failures);
     check_refusals(ctx, &specs[0]);
     check_targets(ctx, &small, "dfs,phases=1/4:0.1,tile_n=8,block_m=32,target_recall=0.7,recall_floor=0.6", 0.7, 0.6,
                   0);
