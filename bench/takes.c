@@ -203,6 +203,9 @@ fga_status takes_run(takes *t, const fga_policy *policy, double measure, takes_f
     double before = 0;
     for (int i = 0; status == FGA_OK && i < t->count; i++) {
         status = attend(t, session, &t->list[i], workspace);
+        if (status == FGA_OK && t->look != NULL) {
+            t->look(t->look_user, fga_session_mask(session, 0, 0));
+        }
         fga_session_report now = fga_session_get_report(session);
         if (errors != NULL && measure > 0) {
             double sum = now.output_error_mean * (double)now.measured_calls;

@@ -25,6 +25,9 @@ typedef struct takes {
     char *ordered;     /* one take in a policy's order, and the output */
     int32_t *order;
     fga_order kind; /* of `order`; valid once `ordered` is there */
+    /* Shown the mask of every take that takes_run attends under; or NULL. */
+    void (*look)(void *user, const fga_mask *mask);
+    void *look_user;
 } takes;
 
 typedef struct takes_figures {

@@ -10,7 +10,6 @@
 #include "attn/measure.h"
 #include "attn/policy.h"
 #include "attn/refresh_gpu.h"
-#include "base/half.h"
 #include "gpu.h"
 
 #include <stdio.h>
@@ -45,28 +44,9 @@ typedef struct bench {
     void *workspace;
 } bench;
 
-/* Rows differ: the random block that is repeated is no multiple of a row. */
-static void *random_rows(int64_t count, uint64_t seed)
-{
-    enum { BLOCK = 8000008 };
-    uint16_t *host = malloc(BLOCK * sizeof *host);
-    if (host == NULL) {
-        exit(1);
-    }
-    for (int64_t i = 0; i < BLOCK; i++) {
-        host[i] = fga_f32_to_bf16(1.7f * gpu_uniform(&seed));
-    }
-    char *device = gpu_alloc((size_t)count * sizeof *host);
-    for (int64_t at = 0; at < count; at += BLOCK) {
-        gpu_put(device + at * 2, host, (size_t)(count - at < BLOCK ? count - at : BLOCK) * sizeof *host);
-    }
-    free(host);
-    return device;
-}
-
 static fga_tensor view(const bench *b, uint64_t seed)
 {
-    void *data = random_rows(b->tokens * b->heads * HEAD_DIM, seed);
+    void *data = gpu_random_bf16(b->tokens * b->heads * HEAD_DIM, seed);
     fga_tensor t = fga_tensor_bshd(data, FGA_BF16, 1, b->tokens, b->heads, HEAD_DIM);
     t.device = FGA_DEVICE_CUDA;
     return t;

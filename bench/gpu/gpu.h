@@ -39,5 +39,7 @@ void gpu_need(fga_context *ctx, fga_status status);
 uint64_t gpu_random(uint64_t *state);
 float gpu_uniform(uint64_t *state);
 float gpu_normal(uint64_t *state);
+/* `count` uniform values on the device, deviation about 1. A long random stretch is repeated. */
+void *gpu_random_bf16(int64_t count, uint64_t seed);
 
 #endif

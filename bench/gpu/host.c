@@ -1,6 +1,8 @@
 /* host.c - the part of gpu.h that needs no device. */
 #include "gpu.h"
 
+#include "base/half.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -47,4 +49,23 @@ float gpu_normal(uint64_t *state)
         sum += gpu_uniform(state);
     }
     return sum * 0.5f; /* twelve of variance 1/3 have variance 4 */
+}
+
+void *gpu_random_bf16(int64_t count, uint64_t seed)
+{
+    enum { STRETCH = 8000008 }; /* no multiple of a row, so that rows differ */
+    uint16_t *host = malloc(STRETCH * sizeof *host);
+    if (host == NULL) {
+        fprintf(stderr, "out of memory\n");
+        exit(1);
+    }
+    for (int64_t i = 0; i < STRETCH; i++) {
+        host[i] = fga_f32_to_bf16(1.7f * gpu_uniform(&seed));
+    }
+    char *device = gpu_alloc((size_t)count * sizeof *host);
+    for (int64_t at = 0; at < count; at += STRETCH) {
+        gpu_put(device + at * 2, host, (size_t)(count - at < STRETCH ? count - at : STRETCH) * sizeof *host);
+    }
+    free(host);
+    return device;
 }

@@ -5,12 +5,13 @@
 #   time      dense, N = 1 to 64, densities 0.5 to 0.05, each M, with and without summaries, 32,760 and 75,600 tokens,
 #             against PyTorch's attention in cuDNN where that can be imported (50 s)
 #   ops       refreshes and measuring: every check, then each part as a share of dense attention (1 minute)
+#   layer     one layer of a 14B model over 50 steps: dense, refreshes and reuses (1 minute)
 #   gather    how fast rows come into shared memory (15 s)
 #   full      every case (2 minutes)
 #   sanitize  compute-sanitizer on small cases (2 minutes)
 #   peers     FlexAttention and FlashInfer, where they can be imported (2 minutes)
-# BUILD (default build-gpu) may hold check_cuda, bench_cuda, bench_gather, check_cuda_ops and bench_cuda_ops from another
-# machine; else they are built there, for which nvcc, CMake and Ninja are needed. HEADS (default 4) is the number of heads: fewer
+# BUILD (default build-gpu) may hold check_cuda, bench_cuda, bench_gather, check_cuda_ops, bench_cuda_ops and
+# bench_cuda_layer from another machine; else they are built there, for which nvcc, CMake and Ninja are needed. HEADS (default 4) is the number of heads: fewer
 # make shorter runs, of which one may miss what else uses the device. PEER_MS, cuDNN's dense time at 32,760 tokens and as
 # many heads, saves measuring it. Nothing runs longer than its limit. Logs and tables
 # go to OUT (default BUILD/out); the last lines are the short form. Exit status 1 when a step failed.
@@ -19,7 +20,7 @@ cd "$(dirname "$0")/../.."
 build=${2:-build-gpu}
 out=${1:-$build/out}
 heads=${HEADS:-4}
-[ $# -gt 2 ] && shift 2 || set -- quick time ops gather full sanitize peers
+[ $# -gt 2 ] && shift 2 || set -- quick time ops layer gather full sanitize peers
 mkdir -p "$build" "$out"
 failed=
 started=$(date +%s)
@@ -42,8 +43,9 @@ step() { # step NAME SECONDS COMMAND...: its output goes to a log
 find_programs() {
     for place in "$build" "$build/bench/gpu"; do
         check=$place/check_cuda bench=$place/bench_cuda gather=$place/bench_gather
-        check_ops=$place/check_cuda_ops bench_ops=$place/bench_cuda_ops
-        [ -x "$check" ] && [ -x "$bench" ] && [ -x "$gather" ] && [ -x "$check_ops" ] && [ -x "$bench_ops" ] && return 0
+        check_ops=$place/check_cuda_ops bench_ops=$place/bench_cuda_ops bench_layer=$place/bench_cuda_layer
+        [ -x "$check" ] && [ -x "$bench" ] && [ -x "$gather" ] && [ -x "$check_ops" ] && [ -x "$bench_ops" ] &&
+            [ -x "$bench_layer" ] && return 0
     done
     return 1
 }
@@ -100,7 +102,7 @@ nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,temperature.gpu,
     >"$out/card.txt" 2>&1
 if ! find_programs; then
     step configure 60 cmake -S . -B "$build" -G Ninja -DFGATTN_VIDEO=OFF -DFGATTN_TESTS=OFF -DFGATTN_CUDA=ON &&
-        step build 300 ninja -C "$build" check_cuda bench_cuda gpu_gather check_cuda_ops bench_cuda_ops && find_programs || {
+        step build 300 ninja -C "$build" check_cuda bench_cuda gpu_gather check_cuda_ops bench_cuda_ops bench_cuda_layer && find_programs || {
         tail -n 30 "$out/build.log" "$out/configure.log"
         exit 1
     }
@@ -110,6 +112,10 @@ for part; do
     quick) quick ;;
     time) timings ;;
     ops) refreshes ;;
+    layer)
+        step layer 90 "$bench_layer" --csv "$out/layer.csv"
+        cat "$out/layer.log"
+        ;;
     gather) step gather 30 "$gather" ;;
     full)
         step full 120 "$check"
