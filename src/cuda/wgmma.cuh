@@ -102,8 +102,11 @@ template <typename T, int N> struct wgmma;
 
 FGA_WGMMA(64, 32, 32, 33, 34, 35, 36)
 FGA_WGMMA(80, 40, 40, 41, 42, 43, 44)
+FGA_WGMMA(96, 48, 48, 49, 50, 51, 52)
 FGA_WGMMA(128, 64, 64, 65, 66, 67, 68)
+FGA_WGMMA(160, 80, 80, 81, 82, 83, 84)
 FGA_WGMMA(176, 88, 88, 89, 90, 91, 92)
+FGA_WGMMA(208, 104, 104, 105, 106, 107, 108)
 
 #undef FGA_WGMMA
 #undef FGA_WGMMA_OF
