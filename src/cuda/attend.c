@@ -56,7 +56,7 @@ static int32_t width_for(int64_t head_dim)
 
 /* Compiled kernels, each loaded when a plan first needs it: places among the context's modules, of which 2 and 3 are
  * those of ops.c. */
-enum image { IMAGE_SM80, IMAGE_SM90, IMAGE_SM90_D96 = 4 };
+enum image { IMAGE_SM80, IMAGE_SM90, IMAGE_SM90_D96 = 4, IMAGE_SM90_D256 };
 
 typedef struct kernel_name {
     char text[48]; /* empty: there is none */
@@ -101,7 +101,7 @@ static const struct {
 static void use_sm90(const fga_attend_desc *d, int32_t dim, const char *shape, int32_t part_rows, kernel_name *name,
                      fga_gpu_kernel *kernel)
 {
-    name->image = dim == 96 ? IMAGE_SM90_D96 : IMAGE_SM90;
+    name->image = dim == 96 ? IMAGE_SM90_D96 : dim == 256 ? IMAGE_SM90_D256 : IMAGE_SM90;
     snprintf(name->text, sizeof name->text, "fga_sm90_%s_d%d_%s", fga_dtype_name(d->dtype), dim, shape);
     for (size_t i = 0; i < sizeof sm90_shapes / sizeof sm90_shapes[0]; i++) {
         if (sm90_shapes[i].dim == dim && strcmp(sm90_shapes[i].name, shape) == 0) {
@@ -113,25 +113,25 @@ static void use_sm90(const fga_attend_desc *d, int32_t dim, const char *shape, i
     kernel->part_rows = part_rows;
 }
 
-/* Blocks of 16 and 32 queries: those of 128 share a list. Their summaries are left to sm_80's kernel. */
+/* Blocks of 16 and 32 queries: those of 128 share a list. Their summaries are left to sm_80's kernel. With 256 channels
+ * three warpgroups have no room for their outputs, nor have two beside those who sum: blocks are taken in parts. */
 static bool choose_sm90(const fga_attend_desc *d, fga_gpu_attend_plan *p, kernel_names *names)
 {
     p->dim = width_for(d->head_dim);
     p->rows = d->block_m != 0 ? d->block_m : 128;
-    if (p->dim > 128) {
-        return false;
-    }
     if (p->rows < 64) {
         p->rest_slots = FGA_REST_SLOTS(FGA_SM80_KEYS(p->dim));
         use_sm90(d, p->dim, "grouped", p->rows, &names->gather, &p->gather);
         use_sm80(d, p->dim, p->rows, &names->sums, &p->sums);
         return p->dim != 0;
     }
+    bool wide = p->dim > 128;
+    int32_t gathered = wide && p->rows == 192 ? 128 : p->rows, summed = wide ? 64 : p->rows;
     char shape[24];
-    snprintf(shape, sizeof shape, "m%d", p->rows);
-    use_sm90(d, p->dim, shape, p->rows, &names->gather, &p->gather);
-    snprintf(shape, sizeof shape, "m%d_sums", p->rows);
-    use_sm90(d, p->dim, shape, p->rows, &names->sums, &p->sums);
+    snprintf(shape, sizeof shape, "m%d", gathered);
+    use_sm90(d, p->dim, shape, gathered < p->rows ? p->rows / 2 : p->rows, &names->gather, &p->gather);
+    snprintf(shape, sizeof shape, "m%d_sums", summed);
+    use_sm90(d, p->dim, shape, summed, &names->sums, &p->sums);
     p->rest_slots = FGA_SM90_REST_SLOTS;
     if (d->block_m == 0) {
         use_sm90(d, p->dim, "dense", p->rows, &names->dense, &p->dense);
@@ -175,7 +175,8 @@ static fga_status find_kernel(fga_context *ctx, const kernel_name *name, void **
 {
     static const unsigned char *const images[] = {[IMAGE_SM80] = fga_cuda_image_sm80,
                                                   [IMAGE_SM90] = fga_cuda_image_sm90,
-                                                  [IMAGE_SM90_D96] = fga_cuda_image_sm90_d96};
+                                                  [IMAGE_SM90_D96] = fga_cuda_image_sm90_d96,
+                                                  [IMAGE_SM90_D256] = fga_cuda_image_sm90_d256};
     const fga_driver *driver = fga_driver_load();
     CUresult result = CUDA_SUCCESS;
     if (ctx->gpu.modules[name->image] == NULL) {

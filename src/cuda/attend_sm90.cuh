@@ -30,6 +30,7 @@ enum { BARRIER_TURN = 2, BARRIER_CONSUMER = 4 };
 template <typename SHAPE> struct sm90_tile : SHAPE {
     using SHAPE::dim, SHAPE::kind, SHAPE::rows_at_once, SHAPE::keys, SHAPE::stages, SHAPE::ring, SHAPE::others;
     static constexpr bool gathered = kind != FGA_WHOLE, sums = kind == FGA_SUMMED, grouped = kind == FGA_GROUPED;
+    static constexpr bool in_parts = dim > 128 && !grouped; /* a block may have more queries than are taken at once */
     static constexpr int consumers = rows_at_once / 64, tiles = ring / keys;
     static constexpr int slots = sums ? FGA_SM90_REST_SLOTS : 1, records_kept = sums ? FGA_RECORDS : 1;
     /* Warps that do not compute: one cuts, some copy, some sum K and as many V. With summaries M = 128 has a warpgroup
@@ -176,6 +177,9 @@ template <typename T, typename S> struct consumer {
     __device__ __forceinline__ void start_scores(const place<S> &tile)
     {
         uint32_t queries = shared_address(sh.q[index]);
+        if constexpr (S::dim > 128) { /* else what names the queries of each step is kept, out of registers */
+            queries = (uint32_t)opaque((int)queries);
+        }
         uint64_t q = S::descriptor(queries, 16), k = S::descriptor(shared_address(sh.rows[0][tile.stage]), 16);
         constexpr int steps = S::column / 16; /* in a column of channels, 32 bytes each */
         wgmma_fence();

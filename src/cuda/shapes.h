@@ -62,10 +62,17 @@ enum fga_sm90_kind {
     X(dtype, dim, m192_sums, FGA_SUMMED,  192,  80, 4, 2080, 1, 4,  80,  0, 144) \
     X(dtype, dim, grouped,   FGA_GROUPED, 128, 160, 2, 1920, 1, 4, 104,  0, 200) \
     X(dtype, dim, dense,     FGA_WHOLE,   128, 208, 2,  624, 1, 4,  24,  0, 240)
+#define FGA_SM90_SHAPES_256(X, dtype, dim) \
+    X(dtype, dim, m64,       FGA_LISTED,   64,  80, 2, 1280, 1, 4,  96,  0, 240) \
+    X(dtype, dim, m64_sums,  FGA_SUMMED,   64,  64, 2, 1280, 1, 8,  96, 96, 240) \
+    X(dtype, dim, m128,      FGA_LISTED,  128,  64, 2, 2048, 1, 4,  80,  0, 208) \
+    X(dtype, dim, grouped,   FGA_GROUPED, 128,  48, 2, 1248, 1, 4, 104,  0, 200) \
+    X(dtype, dim, dense,     FGA_WHOLE,   128,  80, 2,  240, 1, 4,  24,  0, 240)
 #define FGA_SM90_SHAPES(X, dtype) \
     FGA_SM90_SHAPES_64_128(X, dtype, 64) \
     FGA_SM90_SHAPES_96(X, dtype, 96) \
-    FGA_SM90_SHAPES_64_128(X, dtype, 128)
+    FGA_SM90_SHAPES_64_128(X, dtype, 128) \
+    FGA_SM90_SHAPES_256(X, dtype, 256)
 /* clang-format on */
 
 /* Channels of a column of a tile in shared memory: as many as the swizzle of 128 bytes takes, or that of 64. */

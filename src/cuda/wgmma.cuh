@@ -100,6 +100,7 @@ template <typename T, int N> struct wgmma;
     FGA_WGMMA_OF(__nv_bfloat16, bf16, n, count, x0, x1, x2, x3, x4) \
     FGA_WGMMA_OF(__half, f16, n, count, x0, x1, x2, x3, x4)
 
+FGA_WGMMA(48, 24, 24, 25, 26, 27, 28)
 FGA_WGMMA(64, 32, 32, 33, 34, 35, 36)
 FGA_WGMMA(80, 40, 40, 41, 42, 43, 44)
 FGA_WGMMA(96, 48, 48, 49, 50, 51, 52)
@@ -107,6 +108,7 @@ FGA_WGMMA(128, 64, 64, 65, 66, 67, 68)
 FGA_WGMMA(160, 80, 80, 81, 82, 83, 84)
 FGA_WGMMA(176, 88, 88, 89, 90, 91, 92)
 FGA_WGMMA(208, 104, 104, 105, 106, 107, 108)
+FGA_WGMMA(256, 128, 128, 129, 130, 131, 132)
 
 #undef FGA_WGMMA
 #undef FGA_WGMMA_OF

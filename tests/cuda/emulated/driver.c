@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const unsigned char fga_cuda_image_sm80[1], fga_cuda_image_sm90[1], fga_cuda_image_sm90_d96[1], fga_cuda_image_ops[1],
-    fga_cuda_image_ops_sm90[1];
+const unsigned char fga_cuda_image_sm80[1], fga_cuda_image_sm90[1], fga_cuda_image_sm90_d96[1],
+    fga_cuda_image_sm90_d256[1], fga_cuda_image_ops[1], fga_cuda_image_ops_sm90[1];
 
 static CUresult device_name(char *name, int bytes, CUdevice device)
 {

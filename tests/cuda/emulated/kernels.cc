@@ -3,6 +3,7 @@
 
 #include "cuda/attend_sm80.cu"
 #include "cuda/attend_sm90.cu"
+#include "cuda/attend_sm90_d256.cu"
 #include "cuda/attend_sm90_d96.cu"
 
 #include <cstdio>
@@ -50,12 +51,20 @@ void enter(void *arg)
     std::abort();
 }
 
+const char *last_kernel;
+
 } // namespace
+
+const char *emulated_last_kernel(void)
+{
+    return last_kernel;
+}
 
 void emulated_launch(const char *kernel, int blocks, int threads, void **arguments)
 {
     static unsigned seed = 1;
     call c = {kernel, arguments};
+    last_kernel = kernel;
     emulated::run(blocks, threads, seed++, enter, &c);
 }
 
