@@ -28,6 +28,10 @@
  *   m192:  three consuming warpgroups have 144 registers a thread: 64 keys (32 + 16 + 64), and four stages.
  *   m64:   two thread blocks share a processor, 80 keys, two stages; with summaries 64 keys, for the shared memory.
  *   dense: 128 queries, whole tiles by the copy engine: 176 keys.
+ * With 96 channels outputs take 48 registers and a row of shared memory three quarters: longer tiles, in the same
+ * threads. With 256 outputs take 128. Two consuming warpgroups have 208 registers for 64 keys (32 + 16 + 128), 48 where
+ * each key says whose it is, and 240 for 80 dense, which takes all shared memory there is. One warpgroup has 240 for
+ * 80, and a processor for itself; four warps more that sum want 64 keys' room. Three have no room for their outputs.
  *
  * With remainder summaries some warps sum, of one more warpgroup for m128. Lists lie in a ring of whole tiles: 1,024
  * keys at a time are put there, ahead of a tile in use and of one that is not yet full. Biases of a dense tile live one
@@ -79,8 +83,8 @@ enum fga_sm90_kind {
 #define FGA_SM90_COLUMN(dim) ((dim) % 64 == 0 ? 64 : 32)
 #define FGA_SM90_GROUPED 8 /* blocks of 16 or 32 queries that share a list, at most: those of 128 queries */
 #define FGA_SM90_THREADS(rows, others) ((rows)*2 + (others)*32)
-/* For as many threads kernels are compiled: 384 a processor at least, because who starts with more than 168 registers
- * cannot be given fewer. */
+/* For how many threads a kernel is compiled: at least 384 a processor, so that none starts with more than 168 registers
+ * and those that compute can take some. */
 #define FGA_SM90_LAUNCHED(rows, others, blocks) \
     (FGA_SM90_THREADS(rows, others) * (blocks) < 384 ? 384 / (blocks) : FGA_SM90_THREADS(rows, others))
 #define FGA_SM90_SHARED(kind, dim, rows, keys, stages, ring) \
