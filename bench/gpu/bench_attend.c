@@ -1,8 +1,7 @@
 /* bench_attend.c - speed of attention on a CUDA device: dense, and single keys to blocks at several densities.
  *
- *   bench_cuda [--csv FILE] [--repeats R] [--tokens S] [--heads H] [--variant NAME] [--m M] [--short] [--dense |
- * --no-dense]
- *              [--peer-ms MS]
+ *   bench_cuda [--csv FILE] [--repeats R] [--tokens S] [--heads H] [--head-dim D] [--variant NAME] [--m M]
+ *              [--short | --least] [--dense | --no-dense] [--peer-ms MS]
  *
  * Rates are effective: 4 * kept pairs * head_dim floating-point operations over time, skipped keys never counted. Each
  * run is timed by events on one stream; the table has the best and the median of R, which differ where something else
@@ -22,7 +21,8 @@ typedef struct options {
     const char *csv, *variant;
     int repeats, m;        /* m 0: all */
     int64_t tokens, heads; /* 0: the two usual lengths, their heads */
-    bool brief, dense, sparse;
+    int head_dim;
+    bool brief, least, dense, sparse;
     double peer_ms; /* 0: unknown */
 } options;
 
@@ -89,7 +89,7 @@ static fga_attend_desc describe(const bench *b, int m, int n)
     fga_attend_desc desc = fga_attend_desc_default();
     desc.query_heads = desc.kv_heads = b->data.heads;
     desc.query_len = desc.key_len = b->data.tokens;
-    desc.head_dim = SAMPLE_DIM;
+    desc.head_dim = b->data.dim;
     desc.dtype = FGA_BF16;
     desc.block_m = m;
     desc.tile_n = n;
@@ -98,7 +98,7 @@ static fga_attend_desc describe(const bench *b, int m, int n)
 
 static fga_tensor view(void *data, const bench *b)
 {
-    fga_tensor t = fga_tensor_bshd(data, FGA_BF16, 1, b->data.tokens, b->data.heads, SAMPLE_DIM);
+    fga_tensor t = fga_tensor_bshd(data, FGA_BF16, 1, b->data.tokens, b->data.heads, b->data.dim);
     t.device = FGA_DEVICE_CUDA;
     return t;
 }
@@ -108,7 +108,7 @@ static void report(bench *b, const char *variant, int m, int n, double kept, boo
     const double allowed = 1e-2; /* several times what bf16's weights and outputs cost */
     bool good = error <= allowed;
     double pairs = kept * (double)b->data.tokens * (double)b->data.tokens;
-    double tflops = 4 * pairs * SAMPLE_DIM * (double)b->data.heads / ms.best * 1e-9;
+    double tflops = 4 * pairs * b->data.dim * (double)b->data.heads / ms.best * 1e-9;
     b->wrong += !good;
     printf("%s M=%-3d N=%-2d %.3f %-4s %8.3f ms (median %8.3f) %6.1f TFLOP/s", variant, m, n, kept,
            summaries ? "sums" : "", ms.best, ms.median, tflops);
@@ -122,7 +122,7 @@ static void report(bench *b, const char *variant, int m, int n, double kept, boo
     fflush(stdout);
     if (b->csv != NULL) {
         fprintf(b->csv, "%s,%d,%s,%d,%d,%d,bf16,%d,%d,%.4f,%d,%.4f,%.4f,%.1f,%.3f,%.3f,%.2e\n", gpu_name(),
-                gpu_driver_version(), variant, (int)b->data.tokens, (int)b->data.heads, SAMPLE_DIM, m, n, kept,
+                gpu_driver_version(), variant, (int)b->data.tokens, (int)b->data.heads, b->data.dim, m, n, kept,
                 summaries ? SAMPLE_GROUP : 0, ms.best, ms.median, tflops, b->dense_ms / ms.best,
                 b->opt->peer_ms / ms.best, error);
         fflush(b->csv);
@@ -148,7 +148,7 @@ static void measure(bench *b, int m, int n, double density, bool summaries)
     l.args.o = view(b->o, b);
     l.args.mask = mask;
     l.args.remainder = summaries ? &b->sums : NULL;
-    gpu_fill(b->o, 0xFF, (size_t)(b->data.tokens * b->data.heads * SAMPLE_DIM) * 2); /* NaN */
+    gpu_fill(b->o, 0xFF, (size_t)(b->data.tokens * b->data.heads * b->data.dim) * 2); /* NaN */
     gpu_times ms = gpu_time(run, &l, 2, b->opt->repeats);
     sample_mask sample = {keep, m, n, summaries};
     double error = sample_error(&b->data, &sample, b->o);
@@ -189,13 +189,13 @@ static void measure_each(bench *b, int m, const int *ns, int count, double densi
 }
 
 /* The rate by N at M = 128 and density 0.3; by density; the other M. Briefly: less of the last two, least of a long
- * sequence. */
+ * sequence or when asked to. */
 static void measure_masks(bench *b)
 {
     static const int ns[] = {1, 2, 4, 8, 16, 32, 64}, few[] = {1, 8, 64};
     static const double densities[] = {0.1, 0.5, 0.2, 0.05};
     const options *opt = b->opt;
-    bool least = opt->brief && b->data.tokens > 40000;
+    bool least = opt->least || (opt->brief && b->data.tokens > 40000);
     if (opt->m == 0 || opt->m == 128) {
         measure_each(b, 128, least ? few : ns, least ? 3 : 7, 0.3, true);
         for (int i = 0; i < (least ? 1 : 4); i++) {
@@ -219,13 +219,13 @@ static void measure_masks(bench *b)
 static int bench_tokens(const options *opt, FILE *csv, int64_t tokens, int64_t heads)
 {
     bench b = {.opt = opt, .csv = csv, .ctx = gpu_context(opt->variant)};
-    b.data = sample_make(tokens, heads);
-    int64_t values = tokens * heads * SAMPLE_DIM;
+    b.data = sample_make(tokens, heads, opt->head_dim);
+    int64_t values = tokens * heads * opt->head_dim;
     b.q = upload(b.data.q, values);
     b.k = upload(b.data.k, values);
     b.v = upload(b.data.v, values);
     b.o = gpu_alloc((size_t)values * 2);
-    printf("%s, S=%d, %d heads of %d, bf16\n", gpu_name(), (int)tokens, (int)heads, SAMPLE_DIM);
+    printf("%s, S=%d, %d heads of %d, bf16\n", gpu_name(), (int)tokens, (int)heads, opt->head_dim);
     if (opt->dense) {
         measure(&b, 0, 0, 1, false);
     }
@@ -251,6 +251,8 @@ static bool parse(int argc, char **argv, options *opt)
         bool more = i + 1 < argc;
         if (strcmp(argv[i], "--short") == 0) {
             opt->brief = true;
+        } else if (strcmp(argv[i], "--least") == 0) {
+            opt->least = opt->brief = true;
         } else if (strcmp(argv[i], "--dense") == 0) {
             opt->sparse = false;
         } else if (strcmp(argv[i], "--no-dense") == 0) {
@@ -265,6 +267,8 @@ static bool parse(int argc, char **argv, options *opt)
             opt->tokens = atoll(argv[++i]);
         } else if (more && strcmp(argv[i], "--heads") == 0) {
             opt->heads = atoll(argv[++i]);
+        } else if (more && strcmp(argv[i], "--head-dim") == 0) {
+            opt->head_dim = atoi(argv[++i]);
         } else if (more && strcmp(argv[i], "--m") == 0) {
             opt->m = atoi(argv[++i]);
         } else if (more && strcmp(argv[i], "--peer-ms") == 0) {
@@ -273,16 +277,18 @@ static bool parse(int argc, char **argv, options *opt)
             return false;
         }
     }
-    return opt->repeats > 0 && opt->tokens >= 0 && opt->heads >= 0;
+    bool dim = opt->head_dim > 0 && opt->head_dim <= SAMPLE_MOST_DIM && opt->head_dim % 8 == 0;
+    return opt->repeats > 0 && opt->tokens >= 0 && opt->heads >= 0 && dim;
 }
 
 int main(int argc, char **argv)
 {
-    options opt = {.repeats = 9, .dense = true, .sparse = true};
+    options opt = {.repeats = 9, .head_dim = 128, .dense = true, .sparse = true};
     if (!parse(argc, argv, &opt)) {
         fprintf(stderr,
-                "bench_cuda [--csv FILE] [--repeats R] [--tokens S] [--heads H] [--variant NAME] [--m M] [--short] "
-                "[--dense | --no-dense] [--peer-ms MS]\n");
+                "bench_cuda [--csv FILE] [--repeats R] [--tokens S] [--heads H] [--head-dim D] [--variant NAME] "
+                "[--m M] [--short | --least] [--dense | --no-dense] [--peer-ms MS]\n"
+                "head_dim: a multiple of 8, at most 256\n");
         return 2;
     }
     gpu_open();

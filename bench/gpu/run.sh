@@ -3,7 +3,8 @@
 # when none is named:
 #   quick     a few cases of every kind (5 s)
 #   time      dense, N = 1 to 64, densities 0.5 to 0.05, each M, with and without summaries, 32,760 and 75,600 tokens,
-#             against PyTorch's attention in cuDNN where that can be imported (50 s)
+#             against PyTorch's attention in cuDNN where that can be imported; a few of them with 96 and 256 channels
+#             (60 s)
 #   ops       refreshes and measuring: every check, then each part as a share of dense attention (1 minute)
 #   layer     one layer of a 14B model over 50 steps: dense, refreshes and reuses (1 minute)
 #   gather    how fast rows come into shared memory (15 s)
@@ -52,10 +53,16 @@ find_programs() {
 
 quick() {
     # dense; single keys; longer lists; summaries at each M, of small and large groups; bias with -inf; head_dim 96 and
-    # 64; f16. One process: a hang shows as the case after the last line. Then what only sm80 has.
+    # 64; f16. One process: a hang shows as the case after the last line. Then the same of 72 to 96 channels and of 136
+    # to 256, and what only sm80 has.
     step quick 25 "$check" --variant sm90 --case 2,0,50,56,7,55,37,17,1,61,21,35,67,66,27
     grep -hE '^(ok|FAIL)' "$out/quick.log" >"$out/quick.txt"
     [ $code -eq 0 ] || tail -n 3 "$out/quick.log"
+    for cases in 96:282,308,288,284,322,406,328,314,290,320 256:403,343,305,281,301,303,307,283,285; do
+        step "quick-${cases%:*}" 15 "$check" --variant sm90 --case "${cases#*:}"
+        grep -hE '^(ok|FAIL)' "$out/quick-${cases%:*}.log" >>"$out/quick.txt"
+        [ $code -eq 0 ] || tail -n 3 "$out/quick-${cases%:*}.log"
+    done
     step quick-sm80 15 "$check" --variant sm80 --case 0,1,4,8
     grep -hE '^(ok|FAIL)' "$out/quick-sm80.log" >>"$out/quick.txt"
     [ $code -eq 0 ] || tail -n 3 "$out/quick-sm80.log"
@@ -77,6 +84,10 @@ timings() {
             step "bench-$m-$family" 10 "$bench" --short --no-dense --tokens 32760 --heads "$heads" --repeats 5 \
                 --variant $family --m $m --csv "$out/m$m-$family.csv"
         done
+    done
+    for dim in 96 256; do
+        step "bench-d$dim" 25 "$bench" --least --head-dim $dim --tokens 32760 --heads "$heads" --repeats 7 \
+            --csv "$out/d$dim.csv"
     done
     step bench-long 25 "$bench" --short --tokens 75600 --heads "$heads" --repeats 7 --m 128 --csv "$out/long.csv"
 }

@@ -5,11 +5,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { SAMPLE_DIM = 128, SAMPLE_GROUP = 64 /* of remainder summaries */ };
+enum { SAMPLE_MOST_DIM = 256, SAMPLE_GROUP = 64 /* of remainder summaries */ };
 
 typedef struct sample_data {
     int64_t tokens, heads;
-    uint16_t *q, *k, *v; /* bf16 [tokens][heads][SAMPLE_DIM] */
+    int dim;             /* at most SAMPLE_MOST_DIM */
+    uint16_t *q, *k, *v; /* bf16 [tokens][heads][dim] */
 } sample_data;
 
 /* What was computed with it. */
@@ -19,10 +20,10 @@ typedef struct sample_mask {
     bool summaries;
 } sample_mask;
 
-sample_data sample_make(int64_t tokens, int64_t heads);
+sample_data sample_make(int64_t tokens, int64_t heads, int dim);
 void sample_discard(sample_data *d);
 
-/* Sums of groups of SAMPLE_GROUP keys: sum_k, sum_v [heads][groups][SAMPLE_DIM]; sum_bias, count [heads][groups]. */
+/* Sums of groups of SAMPLE_GROUP keys: sum_k, sum_v [heads][groups][dim]; sum_bias, count [heads][groups]. */
 void sample_sums(const sample_data *d, int64_t groups, float *sum_k, float *sum_v, float *sum_bias, float *count);
 
 /* norm(o - exact) / norm(exact) over some queries, the last one among them; o: bf16, like d->q, on the device. Infinite

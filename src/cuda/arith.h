@@ -80,6 +80,12 @@ FGA_ARITH uint32_t fga_swizzled(uint32_t rows, uint32_t row, uint32_t chunk)
     return (chunk >> 3) * rows * 128 + row * 128 + ((chunk ^ row) & 7) * 16;
 }
 
+/* The same in columns of 32 channels, 64 bytes a row: chunks exclusive-ored with half the row's number modulo 8. */
+FGA_ARITH uint32_t fga_swizzled_64(uint32_t rows, uint32_t row, uint32_t chunk)
+{
+    return (chunk >> 2) * rows * 64 + row * 64 + ((chunk ^ row >> 1) & 3) * 16;
+}
+
 /* The 64-bit matrix descriptor for 128-byte swizzle. address: of shared memory, a multiple of 16 inside a 1,024-byte
  * aligned tile; leading: bytes between columns of 64 channels (read for transposed operands only); 8 rows are 1,024
  * bytes apart. */
@@ -88,6 +94,14 @@ FGA_ARITH uint64_t fga_matrix_descriptor(uint32_t address, uint32_t leading)
     const uint64_t swizzle_128 = 1, stride = 1024;
     return (uint64_t)((address & 0x3FFFF) >> 4) | (uint64_t)((leading & 0x3FFFF) >> 4) << 16 | (stride >> 4) << 32 |
            swizzle_128 << 62;
+}
+
+/* For 64-byte swizzle: columns of 32 channels, 8 rows are 512 bytes apart. */
+FGA_ARITH uint64_t fga_matrix_descriptor_64(uint32_t address, uint32_t leading)
+{
+    const uint64_t swizzle_64 = 2, stride = 512;
+    return (uint64_t)((address & 0x3FFFF) >> 4) | (uint64_t)((leading & 0x3FFFF) >> 4) << 16 | (stride >> 4) << 32 |
+           swizzle_64 << 62;
 }
 
 #endif

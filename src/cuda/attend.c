@@ -43,9 +43,10 @@ bool fga_gpu_variant_runs_here(int index)
 /* ---- choosing --------------------------------------------------------------------------------------- */
 
 /* The smallest of the compiled widths that holds head_dim; 0: none does. */
-static int32_t width_for(int64_t head_dim, const int32_t *widths, int count)
+static int32_t width_for(int64_t head_dim)
 {
-    for (int i = 0; i < count; i++) {
+    static const int32_t widths[] = {64, 96, 128, 256};
+    for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++) {
         if (head_dim <= widths[i]) {
             return widths[i];
         }
@@ -53,68 +54,89 @@ static int32_t width_for(int64_t head_dim, const int32_t *widths, int count)
     return 0;
 }
 
+/* Compiled kernels, each loaded when a plan first needs it: places among the context's modules, of which 2 and 3 are
+ * those of ops.c. */
+enum image { IMAGE_SM80, IMAGE_SM90, IMAGE_SM90_D96 = 4, IMAGE_SM90_D256 };
+
+typedef struct kernel_name {
+    char text[48]; /* empty: there is none */
+    enum image image;
+} kernel_name;
+
 typedef struct kernel_names {
-    char gather[48], sums[48], dense[48]; /* sums and dense: empty when gather does that too */
+    kernel_name gather, sums, dense; /* sums and dense: empty when gather does that too */
 } kernel_names;
+
+static void use_sm80(const fga_attend_desc *d, int32_t dim, int32_t part_rows, kernel_name *name,
+                     fga_gpu_kernel *kernel)
+{
+    name->image = IMAGE_SM80;
+    snprintf(name->text, sizeof name->text, "fga_sm80_%s_d%d", fga_dtype_name(d->dtype), dim);
+    kernel->threads = part_rows * 2;
+    kernel->shared_bytes = FGA_SM80_SHARED(dim);
+    kernel->part_rows = part_rows;
+}
 
 static bool choose_sm80(const fga_attend_desc *d, fga_gpu_attend_plan *p, kernel_names *names)
 {
-    static const int32_t widths[] = {64, 96, 128, 256};
-    p->dim = width_for(d->head_dim, widths, 4);
+    p->dim = width_for(d->head_dim);
     p->rows = d->block_m != 0 ? d->block_m : 128;
-    p->part_rows = p->rows == 192 ? 96 : p->rows;
-    p->gather.threads = p->part_rows * 2;
-    p->gather.shared_bytes = FGA_SM80_SHARED(p->dim);
     p->rest_slots = FGA_REST_SLOTS(FGA_SM80_KEYS(p->dim));
-    snprintf(names->gather, sizeof names->gather, "fga_sm80_%s_d%d", fga_dtype_name(d->dtype), p->dim);
-    return true;
+    use_sm80(d, p->dim, p->rows == 192 ? 96 : p->rows, &names->gather, &p->gather);
+    return p->dim != 0;
 }
 
-/* Blocks of 16 and 32 queries: those of 128 share a list. Their summaries are left to sm_80's kernel. */
-static void choose_grouped(const fga_attend_desc *d, fga_gpu_attend_plan *p, kernel_names *names)
+/* A row of shapes.h. */
+static const struct {
+    int32_t dim;
+    const char *name;
+    int32_t keys, threads, shared_bytes;
+} sm90_shapes[] = {
+#define SHAPE(dtype, dim, name, kind, rows, keys, stages, ring, blocks, others, listing, summing, computing) \
+    {dim, #name, keys, FGA_SM90_THREADS(rows, others), FGA_SM90_SHARED(kind, dim, rows, keys, stages, ring)},
+    FGA_SM90_SHAPES(SHAPE, none)
+#undef SHAPE
+};
+
+static void use_sm90(const fga_attend_desc *d, int32_t dim, const char *shape, int32_t part_rows, kernel_name *name,
+                     fga_gpu_kernel *kernel)
 {
-    p->part_rows = p->rows;
-    p->gather.threads = FGA_SM90_THREADS(128, false);
-    p->gather.shared_bytes =
-        FGA_SM90_SHARED(p->dim, 128, FGA_SM90_KEYS(128, false), FGA_SM90_STAGES(128), FGA_SM90_RING(128), false, true);
-    snprintf(names->gather, sizeof names->gather, "fga_sm90_%s_d%d_grouped", fga_dtype_name(d->dtype), p->dim);
-    p->rest_slots = FGA_REST_SLOTS(FGA_SM80_KEYS(p->dim));
-    p->sums.threads = p->rows * 2;
-    p->sums.shared_bytes = FGA_SM80_SHARED(p->dim);
-    snprintf(names->sums, sizeof names->sums, "fga_sm80_%s_d%d", fga_dtype_name(d->dtype), p->dim);
+    name->image = dim == 96 ? IMAGE_SM90_D96 : dim == 256 ? IMAGE_SM90_D256 : IMAGE_SM90;
+    snprintf(name->text, sizeof name->text, "fga_sm90_%s_d%d_%s", fga_dtype_name(d->dtype), dim, shape);
+    for (size_t i = 0; i < sizeof sm90_shapes / sizeof sm90_shapes[0]; i++) {
+        if (sm90_shapes[i].dim == dim && strcmp(sm90_shapes[i].name, shape) == 0) {
+            kernel->keys = sm90_shapes[i].keys;
+            kernel->threads = sm90_shapes[i].threads;
+            kernel->shared_bytes = sm90_shapes[i].shared_bytes;
+        }
+    }
+    kernel->part_rows = part_rows;
 }
 
+/* Blocks of 16 and 32 queries: those of 128 share a list. Their summaries are left to sm_80's kernel. With 256 channels
+ * three warpgroups have no room for their outputs, nor have two beside those who sum: blocks are taken in parts. */
 static bool choose_sm90(const fga_attend_desc *d, fga_gpu_attend_plan *p, kernel_names *names)
 {
-    static const int32_t widths[] = {64, 128};
-    p->dim = width_for(d->head_dim, widths, 2);
-    p->rows = d->block_m != 0 ? d->block_m : FGA_SM90_DENSE_ROWS;
-    if (p->dim == 0) {
-        return false;
-    }
+    p->dim = width_for(d->head_dim);
+    p->rows = d->block_m != 0 ? d->block_m : 128;
     if (p->rows < 64) {
-        choose_grouped(d, p, names);
-        return true;
+        p->rest_slots = FGA_REST_SLOTS(FGA_SM80_KEYS(p->dim));
+        use_sm90(d, p->dim, "grouped", p->rows, &names->gather, &p->gather);
+        use_sm80(d, p->dim, p->rows, &names->sums, &p->sums);
+        return p->dim != 0;
     }
-    const char *dtype = fga_dtype_name(d->dtype);
-    p->part_rows = p->rows;
-    p->gather.threads = FGA_SM90_THREADS(p->rows, false);
-    p->gather.shared_bytes = FGA_SM90_SHARED(p->dim, p->rows, FGA_SM90_KEYS(p->rows, false), FGA_SM90_STAGES(p->rows),
-                                             FGA_SM90_RING(p->rows), false, false);
-    snprintf(names->gather, sizeof names->gather, "fga_sm90_%s_d%d_m%d", dtype, p->dim, p->rows);
+    bool wide = p->dim > 128;
+    int32_t gathered = wide && p->rows == 192 ? 128 : p->rows, summed = wide ? 64 : p->rows;
+    char shape[24];
+    snprintf(shape, sizeof shape, "m%d", gathered);
+    use_sm90(d, p->dim, shape, gathered < p->rows ? p->rows / 2 : p->rows, &names->gather, &p->gather);
+    snprintf(shape, sizeof shape, "m%d_sums", summed);
+    use_sm90(d, p->dim, shape, summed, &names->sums, &p->sums);
     p->rest_slots = FGA_SM90_REST_SLOTS;
-    p->sums.threads = FGA_SM90_THREADS(p->rows, true);
-    p->sums.shared_bytes = FGA_SM90_SHARED(p->dim, p->rows, FGA_SM90_KEYS(p->rows, true), FGA_SM90_STAGES(p->rows),
-                                           FGA_SM90_RING(p->rows), true, false);
-    snprintf(names->sums, sizeof names->sums, "fga_sm90_%s_d%d_m%d_sums", dtype, p->dim, p->rows);
     if (d->block_m == 0) {
-        p->dense_keys = FGA_SM90_DENSE_KEYS;
-        p->dense.threads = FGA_SM90_THREADS(FGA_SM90_DENSE_ROWS, false);
-        p->dense.shared_bytes = FGA_SM90_SHARED(p->dim, FGA_SM90_DENSE_ROWS, FGA_SM90_DENSE_KEYS, FGA_SM90_DENSE_STAGES,
-                                                FGA_SM90_DENSE_RING, false, false);
-        snprintf(names->dense, sizeof names->dense, "fga_sm90_%s_d%d_dense", dtype, p->dim);
+        use_sm90(d, p->dim, "dense", p->rows, &names->dense, &p->dense);
     }
-    return true;
+    return p->dim != 0;
 }
 
 static fga_status unsupported(fga_context *ctx, const fga_attend_desc *d, const char *why)
@@ -149,22 +171,26 @@ static fga_status choose(fga_context *ctx, const fga_attend_desc *d, fga_gpu_att
 
 /* ---- preparing -------------------------------------------------------------------------------------- */
 
-static fga_status find_kernel(fga_context *ctx, int family, const char *name, void **kernel)
+static fga_status find_kernel(fga_context *ctx, const kernel_name *name, void **kernel)
 {
+    static const unsigned char *const images[] = {[IMAGE_SM80] = fga_cuda_image_sm80,
+                                                  [IMAGE_SM90] = fga_cuda_image_sm90,
+                                                  [IMAGE_SM90_D96] = fga_cuda_image_sm90_d96,
+                                                  [IMAGE_SM90_D256] = fga_cuda_image_sm90_d256};
     const fga_driver *driver = fga_driver_load();
     CUresult result = CUDA_SUCCESS;
-    if (ctx->gpu.modules[family] == NULL) {
+    if (ctx->gpu.modules[name->image] == NULL) {
         CUmodule module = NULL;
-        result = driver->cuModuleLoadData(&module, family == SM90 ? fga_cuda_image_sm90 : fga_cuda_image_sm80);
+        result = driver->cuModuleLoadData(&module, images[name->image]);
         if (result != CUDA_SUCCESS) {
             return fga_gpu_fail(ctx, "cannot load the kernels", (int)result);
         }
-        ctx->gpu.modules[family] = module;
+        ctx->gpu.modules[name->image] = module;
     }
     CUfunction function = NULL;
-    result = driver->cuModuleGetFunction(&function, ctx->gpu.modules[family], name);
+    result = driver->cuModuleGetFunction(&function, ctx->gpu.modules[name->image], name->text);
     *kernel = function;
-    return result == CUDA_SUCCESS ? FGA_OK : fga_gpu_fail(ctx, name, (int)result);
+    return result == CUDA_SUCCESS ? FGA_OK : fga_gpu_fail(ctx, name->text, (int)result);
 }
 
 static size_t rounded(size_t bytes)
@@ -172,11 +198,17 @@ static size_t rounded(size_t bytes)
     return (bytes + 255) / 256 * 256;
 }
 
-static fga_status find_attend(fga_context *ctx, int family, const char *name, int64_t items, fga_gpu_kernel *k)
+static fga_status find_attend(fga_context *ctx, const fga_attend_desc *d, int32_t rows, const kernel_name *name,
+                              fga_gpu_kernel *k)
 {
     const fga_driver *driver = fga_driver_load();
+    int64_t blocks = (d->query_len + rows - 1) / rows, items = 0;
     int per_processor = 0;
-    FGA_TRY(find_kernel(ctx, family, name, &k->function));
+    if (__builtin_mul_overflow(d->batch * d->query_heads, blocks * (rows / k->part_rows), &items) ||
+        items > INT32_MAX / 2) {
+        return unsupported(ctx, d, "more queries than one run takes");
+    }
+    FGA_TRY(find_kernel(ctx, name, &k->function));
     CUresult result =
         driver->cuFuncSetAttribute(k->function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, k->shared_bytes);
     if (result == CUDA_SUCCESS) {
@@ -184,7 +216,8 @@ static fga_status find_attend(fga_context *ctx, int family, const char *name, in
                                                                      (size_t)k->shared_bytes);
     }
     if (result != CUDA_SUCCESS || per_processor == 0) {
-        return fga_gpu_fail(ctx, name, (int)(result != CUDA_SUCCESS ? result : CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES));
+        return fga_gpu_fail(ctx, name->text,
+                            (int)(result != CUDA_SUCCESS ? result : CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES));
     }
     int64_t most = (int64_t)per_processor * ctx->gpu.processors;
     k->thread_blocks = (int32_t)(items < most ? items : most);
@@ -214,12 +247,6 @@ fga_status fga_gpu_attend_prepare(fga_context *ctx, const fga_attend_desc *d, fg
 {
     kernel_names names = {0};
     FGA_TRY(choose(ctx, d, p, &names));
-    int64_t blocks = (d->query_len + p->rows - 1) / p->rows, items = 0;
-    if (__builtin_mul_overflow(d->batch * d->query_heads, blocks * (p->rows / p->part_rows), &items) ||
-        items > INT32_MAX / 2) {
-        return unsupported(ctx, d, "more queries than one run takes");
-    }
-    int family = strcmp(p->variant, families[SM90].name) == 0 ? SM90 : SM80;
     const fga_driver *driver = fga_driver_load();
     CUresult entered = driver->cuCtxPushCurrent(ctx->gpu.cuda_context);
     if (entered != CUDA_SUCCESS) {
@@ -227,14 +254,18 @@ fga_status fga_gpu_attend_prepare(fga_context *ctx, const fga_attend_desc *d, fg
     }
     CUcontext left;
     fga_status status;
-    FGA_CHECK(find_attend(ctx, family, names.gather, items, &p->gather));
-    if (d->block_m != 0 && names.sums[0] != '\0') {
-        FGA_CHECK(find_attend(ctx, p->rows < 64 ? SM80 : family, names.sums, items, &p->sums));
+    FGA_CHECK(find_attend(ctx, d, p->rows, &names.gather, &p->gather));
+    if (d->block_m != 0 && names.sums.text[0] != '\0') {
+        FGA_CHECK(find_attend(ctx, d, p->rows, &names.sums, &p->sums));
     }
-    if (names.dense[0] != '\0') {
-        FGA_CHECK(find_attend(ctx, family, names.dense, items, &p->dense));
+    if (names.dense.text[0] != '\0') {
+        FGA_CHECK(find_attend(ctx, d, p->rows, &names.dense, &p->dense));
     }
-    FGA_CHECK(find_kernel(ctx, SM80, d->dtype == FGA_BF16 ? "fga_group_means_bf16" : "fga_group_means_f16", &p->means));
+    kernel_name means = {"fga_group_means_f16", IMAGE_SM80};
+    if (d->dtype == FGA_BF16) {
+        means = (kernel_name){"fga_group_means_bf16", IMAGE_SM80};
+    }
+    FGA_CHECK(find_kernel(ctx, &means, &p->means));
     FGA_CHECK(size_workspace(ctx, d, p));
 cleanup:
     driver->cuCtxPopCurrent(&left);
@@ -251,7 +282,6 @@ static fga_status launch(fga_context *ctx, void *kernel, int64_t blocks, int thr
     return result == CUDA_SUCCESS ? FGA_OK : fga_gpu_fail(ctx, "cannot launch attention", (int)result);
 }
 
-/* A view [batch][head][token][channel] in boxes of 64 channels by `keys` tokens, swizzled as fga_swizzled says. */
 /* Along an axis of one there is no step, whatever the stride; the copy engine wants a multiple of 16 bytes even so. */
 static int64_t step_of(int64_t extent, int64_t stride)
 {
@@ -270,19 +300,22 @@ static bool is_mappable(const fga_gpu_attend *op, const fga_gpu_rows *rows)
     return fits;
 }
 
-static fga_status encode_map(fga_context *ctx, const fga_gpu_attend *op, const fga_gpu_rows *rows, fga_dtype dtype,
-                             int32_t keys, CUtensorMap *map)
+/* A view [batch][head][token][channel] in boxes of a column of channels by a tile's keys, swizzled as they are read. */
+static fga_status encode_map(fga_context *ctx, const fga_gpu_attend_plan *p, const fga_gpu_attend *op,
+                             const fga_gpu_rows *rows, fga_dtype dtype, CUtensorMap *map)
 {
+    int32_t column = FGA_SM90_COLUMN(p->dim);
     const cuuint64_t extent[4] = {(cuuint64_t)op->head_dim, (cuuint64_t)op->key_len, (cuuint64_t)op->kv_heads,
                                   (cuuint64_t)op->batch};
     const cuuint64_t stride[3] = {(cuuint64_t)step_of(op->key_len, rows->token),
                                   (cuuint64_t)step_of(op->kv_heads, rows->head),
                                   (cuuint64_t)step_of(op->batch, rows->batch)};
-    const cuuint32_t box[4] = {64, (cuuint32_t)keys, 1, 1}, step[4] = {1, 1, 1, 1};
+    const cuuint32_t box[4] = {(cuuint32_t)column, (cuuint32_t)p->dense.keys, 1, 1}, step[4] = {1, 1, 1, 1};
     CUresult result = fga_driver_load()->cuTensorMapEncodeTiled(
         map, dtype == FGA_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4, rows->data,
-        extent, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+        extent, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+        column == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return result == CUDA_SUCCESS ? FGA_OK
                                   : fga_gpu_fail(ctx, "cannot describe K or V to the copy engine", (int)result);
 }
@@ -305,8 +338,8 @@ fga_status fga_gpu_attend_launch(fga_context *ctx, const fga_gpu_attend_plan *p,
     op->mean_bias = (float *)(memory + p->mean_rows_bytes);
     op->rest_rows = memory + p->mean_rows_bytes + p->mean_bias_bytes;
     op->row_bytes = 2 * p->dim;
-    op->part_rows = p->part_rows;
-    op->parts = p->rows / p->part_rows;
+    op->part_rows = kernel->part_rows;
+    op->parts = p->rows / kernel->part_rows;
     int64_t rows = (int64_t)op->batch * op->kv_heads * op->groups;
     if (op->group_shift >= 0 && rows > 0) {
         int64_t warps = FGA_MEANS_THREADS / 32;
@@ -316,8 +349,8 @@ fga_status fga_gpu_attend_launch(fga_context *ctx, const fga_gpu_attend_plan *p,
     CUtensorMap maps[2];
     void *arguments[] = {op, &maps[0], &maps[1]};
     if (dense) {
-        FGA_TRY(encode_map(ctx, op, &op->k, dtype, p->dense_keys, &maps[0]));
-        FGA_TRY(encode_map(ctx, op, &op->v, dtype, p->dense_keys, &maps[1]));
+        FGA_TRY(encode_map(ctx, p, op, &op->k, dtype, &maps[0]));
+        FGA_TRY(encode_map(ctx, p, op, &op->v, dtype, &maps[1]));
     }
     return launch(ctx, kernel->function, kernel->thread_blocks, kernel->threads, kernel->shared_bytes, stream,
                   arguments);

@@ -18,27 +18,44 @@ template <int COUNT> struct alignas(4 * COUNT) entries {
 
 template <typename S> struct copier {
     static constexpr int warps = S::copiers;
-    static constexpr int chunks = S::dim / 8, at_once = 32 / chunks; /* lanes a row, rows a warp copies at once */
-    static constexpr int turns = 8 / at_once, eights = S::keys / 8;  /* times for eight rows; eights in a tile */
+    static constexpr int chunks = S::dim / 8, lanes = chunks == 12 ? 4 : chunks < 16 ? chunks : 16; /* of a row */
+    static constexpr int pieces = chunks / lanes; /* of a row that a lane copies, `apart` from each other in a tile */
+    static constexpr int apart = lanes * 8 / S::column * S::keys * S::row_bytes;
+    static constexpr int turns = lanes / 4,
+                         eights = S::keys / 8; /* rows of eight that a lane copies; eights in a tile */
     static constexpr int rounds = (eights + warps - 1) / warps;
 
     const fga_gpu_attend &a;
     typename S::shared &sh;
     int warp; /* 0 ... warps - 1 */
     place<S> at = {};
-    const char *keys[2] = {}; /* of the item's head of K and V, the lane's 16 bytes of the first */
-    int head = 0;             /* of K and V, counted through the batch */
-    uint32_t to[turns] = {};  /* bytes from a tile's beginning to the lane's places in its first eight rows */
-    uint32_t limit = 0;       /* entries from here on are not read */
+    const char *keys[2] = {};    /* of the item's head of K and V, the lane's 16 bytes of the first */
+    int head = 0;                /* of K and V, counted through the batch */
+    uint32_t to[turns] = {};     /* bytes from a tile's beginning to the lane's places in its first eight rows */
+    uint32_t limit[pieces] = {}; /* entries from here on are not read */
 
     __device__ __forceinline__ void prepare()
     {
-        int lane = threadIdx.x & 31, chunk = lane % chunks;
+        int lane = threadIdx.x & 31, chunk = lane % lanes;
 #pragma unroll
         for (int i = 0; i < turns; i++) {
-            to[i] = fga_swizzled(S::keys, (uint32_t)(lane / chunks * turns + i), (uint32_t)chunk);
+            to[i] = S::swizzled(S::keys, (uint32_t)(lane / lanes * turns + i), (uint32_t)chunk);
         }
-        limit = chunk * 8 < a.head_dim ? FGA_ENTRY_DEAD : 0;
+#pragma unroll
+        for (int i = 0; i < pieces; i++) {
+            limit[i] = (chunk + i * lanes) * 8 < a.head_dim ? FGA_ENTRY_DEAD : 0;
+        }
+    }
+
+    /* 16 bytes of a key's row, or zeros; of a summary's, which comes later, nothing. */
+    static __device__ __forceinline__ void copy_piece(uint32_t e, uint32_t to, const char *from, bool read)
+    {
+        if constexpr (S::sums) {
+            static_assert(FGA_ENTRY_MEAN == 0x80000000u, "the sign is the least that tells summaries");
+            copy_async_16_unless_negative((int)e, to, from, read);
+        } else {
+            copy_async_16(to, from, read);
+        }
     }
 
     /* One warp's share of a tile's rows of K (0) or V (1). Where K's share ended, that of V goes on. Summaries, which
@@ -46,8 +63,8 @@ template <typename S> struct copier {
     __device__ __forceinline__ void copy_rows(int tensor)
     {
         int lane = threadIdx.x & 31, first = tensor == 0 ? warp : (warp + warps - eights % warps) % warps;
-        const uint32_t *list = sh.ring + at.table * S::keys + first * 8 + lane / chunks * turns;
-        uint32_t rows = shared_address(sh.rows[tensor][at.stage]) + first * 1024, summaries = 0;
+        const uint32_t *list = sh.ring + at.table * S::keys + first * 8 + lane / lanes * turns;
+        uint32_t rows = shared_address(sh.rows[tensor][at.stage]) + first * 8 * S::row_bytes, summaries = 0;
         uint32_t bytes = (uint32_t)(2 * (tensor == 0 ? a.k : a.v).token);
         auto next = *reinterpret_cast<const entries<turns> *>(list);
 #pragma unroll
@@ -62,15 +79,13 @@ template <typename S> struct copier {
             uint32_t any = 0;
 #pragma unroll
             for (int j = 0; j < turns; j++) {
-                uint32_t to_row = rows + to[j] + i * warps * 1024;
+                uint32_t to_row = rows + to[j] + i * warps * 8 * S::row_bytes;
                 const char *row = row_address(keys[tensor], e.e[j], bytes);
-                if constexpr (S::sums) {
-                    static_assert(FGA_ENTRY_MEAN == 0x80000000u, "the sign is the least that tells summaries");
-                    copy_async_16_unless_negative((int)e.e[j], to_row, row, e.e[j] < limit);
-                    any |= e.e[j];
-                } else {
-                    copy_async_16(to_row, row, e.e[j] < limit);
+#pragma unroll
+                for (int piece = 0; piece < pieces; piece++) {
+                    copy_piece(e.e[j], to_row + piece * apart, row + piece * lanes * 16, e.e[j] < limit[piece]);
                 }
+                any |= e.e[j];
             }
             summaries |= any >> 31 << i;
         }
@@ -78,7 +93,7 @@ template <typename S> struct copier {
             static_assert(rounds <= 32, "a bit each");
             for (summaries = __reduce_or_sync(0xFFFFFFFFu, summaries); summaries != 0; summaries &= summaries - 1) {
                 int i = __ffs((int)summaries) - 1;
-                copy_summaries(tensor, list + i * warps * 8, rows + i * warps * 1024);
+                copy_summaries(tensor, list + i * warps * 8, rows + i * warps * 8 * S::row_bytes);
             }
         }
     }
@@ -87,16 +102,19 @@ template <typename S> struct copier {
     __device__ __forceinline__ void copy_summaries(int tensor, const uint32_t *list, uint32_t rows)
     {
         auto e = *reinterpret_cast<const entries<turns> *>(list);
-        int column = tensor * a.row_bytes + (int)(threadIdx.x % chunks) * 16;
+        int column = tensor * a.row_bytes + (int)(threadIdx.x % lanes) * 16;
         const char *means = (const char *)a.mean_rows + column, *rests = (const char *)a.rest_rows + column;
 #pragma unroll
         for (int j = 0; j < turns; j++) {
             bool mean = (e.e[j] & FGA_ENTRY_KIND) == FGA_ENTRY_MEAN;
-            bool read = limit != 0 && e.e[j] != FGA_ENTRY_NONE;
+            bool read = limit[0] != 0 && e.e[j] != FGA_ENTRY_NONE;
             uint32_t row = (e.e[j] & ~FGA_ENTRY_KIND) + (mean ? (uint32_t)(head * a.groups) : blockIdx.x * S::slots);
-            copy_async_16_unless_negative((int)~e.e[j], rows + to[j],
-                                          row_address(mean ? means : rests, read ? row : 0, 2 * (uint32_t)a.row_bytes),
-                                          read);
+            const char *from = row_address(mean ? means : rests, read ? row : 0, 2 * (uint32_t)a.row_bytes);
+#pragma unroll
+            for (int piece = 0; piece < pieces; piece++) {
+                copy_async_16_unless_negative((int)~e.e[j], rows + to[j] + piece * apart, from + piece * lanes * 16,
+                                              read && limit[piece] != 0);
+            }
         }
     }
 
@@ -153,7 +171,7 @@ template <typename S> struct copier {
     __device__ __forceinline__ void copy_item(int n)
     {
         item t = item_of<S>(a, n);
-        int column = (int)(threadIdx.x % chunks) * 16;
+        int column = (int)(threadIdx.x % lanes) * 16;
         head = t.b * a.kv_heads + t.kv_head;
         keys[0] = (const char *)a.k.data + 2 * (t.b * a.k.batch + t.kv_head * a.k.head) + column;
         keys[1] = (const char *)a.v.data + 2 * (t.b * a.v.batch + t.kv_head * a.v.head) + column;

@@ -8,9 +8,9 @@
 /* Text naming the device, what failed and the driver's name for it. */
 fga_status fga_gpu_fail(fga_context *ctx, const char *what, int result);
 
-/* Compiled kernels, embedded in the library: attention for devices from compute capability 8.0 on and for 9.0, and what
- * a refresh needs, from 8.0 on. */
-extern const unsigned char fga_cuda_image_sm80[], fga_cuda_image_sm90[], fga_cuda_image_ops[],
-    fga_cuda_image_ops_sm90[];
+/* Compiled kernels, embedded in the library: attention for devices from compute capability 8.0 on and, at each width,
+ * for 9.0; and what a refresh needs, from 8.0 on. */
+extern const unsigned char fga_cuda_image_sm80[], fga_cuda_image_sm90[], fga_cuda_image_sm90_d96[],
+    fga_cuda_image_sm90_d256[], fga_cuda_image_ops[], fga_cuda_image_ops_sm90[];
 
 #endif

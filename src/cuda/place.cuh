@@ -108,6 +108,9 @@ template <typename S> __device__ __forceinline__ int token_of(const fga_gpu_atte
 template <typename S, typename F> __device__ __forceinline__ void for_items(const fga_gpu_attend &a, const F &body)
 {
     int at_once = blocks_at_once<S>(a), items = a.batch * a.query_heads * ((a.blocks + at_once - 1) / at_once);
+    if (S::in_parts) {
+        items *= a.parts;
+    }
     for (int round = 0; round * (int)gridDim.x < items; round++) {
         int n = fga_turn(round, blockIdx.x, gridDim.x);
         if (n < items) {

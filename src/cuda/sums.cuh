@@ -35,8 +35,11 @@ template <> __device__ __forceinline__ uint32_t minus_one_as_word<__half>()
 
 template <typename T, typename S> struct summer {
     static constexpr int channels = S::dim / S::summers, blocks = channels / 16; /* of a warp; 16 a product */
+    /* Channels from one block of the warp to the next: where consecutive ones would begin in the middle of one column
+     * of the tile and end in another, its warps take turns. */
+    static constexpr int apart = channels % S::column == 0 || S::column % channels == 0 ? 16 : 16 * S::summers;
     /* Blocks whose rows are loaded before they are multiplied. */
-    static constexpr int at_once = blocks < 4 ? blocks : 4;
+    static constexpr int at_once = blocks % 4 == 0 ? 4 : blocks % 3 == 0 ? 3 : blocks;
 
     /* Where in the tile a record's keys are, and how far they reach into those before and after it. Four lanes share a
      * record of the window, lane / 4 its column. */
@@ -95,10 +98,21 @@ template <typename T, typename S> struct summer {
         return warp % S::summers;
     }
 
+    __device__ __forceinline__ int first_channel() const
+    {
+        return index() * (apart == 16 ? channels : 16);
+    }
+
+    /* Channels from the warp's first to its i-th half block of eight. */
+    static __device__ __forceinline__ int channels_to(int i)
+    {
+        return i / 2 * apart + i % 2 * 8;
+    }
+
     __device__ __forceinline__ void prepare()
     {
-        int key = (lane() & 7) + (lane() >> 4) * 8, chunk = index() * (channels / 8) + (lane() >> 3 & 1);
-        of_lane = fga_swizzled(S::keys, (uint32_t)key, (uint32_t)chunk);
+        int key = (lane() & 7) + (lane() >> 4) * 8, chunk = first_channel() / 8 + (lane() >> 3 & 1);
+        of_lane = S::swizzled(S::keys, (uint32_t)key, (uint32_t)chunk);
     }
 
     /* The record whose column is the lane's. */
@@ -120,7 +134,7 @@ template <typename T, typename S> struct summer {
     /* The sums of a group, from one of the warp's channels on. */
     __device__ __forceinline__ const float *sums_of(int group, int channel) const
     {
-        const char *sums = (const char *)((tensor() == 0 ? a.sum_k : a.sum_v) + (index() * channels + channel));
+        const char *sums = (const char *)((tensor() == 0 ? a.sum_k : a.sum_v) + (first_channel() + channel));
         return (const float *)row_address(sums, (uint32_t)(groups + group), (uint32_t)(4 * a.head_dim));
     }
 
@@ -149,14 +163,15 @@ template <typename T, typename S> struct summer {
             if (of_column < 0) {
                 continue;
             }
-            int there = a.head_dim - index() * channels;
+            int there = a.head_dim - first_channel();
+            constexpr int all = (blocks - 1) * apart + 16;
 #pragma unroll
-            for (int i = 0; i < 2 * blocks && there >= channels; i++) {
-                sum[i / 2][i % 2 * 2 + column] = __ldg(whole + 8 * i);
+            for (int i = 0; i < 2 * blocks && there >= all; i++) {
+                sum[i / 2][i % 2 * 2 + column] = __ldg(whole + channels_to(i));
             }
 #pragma unroll
-            for (int i = 0; i < 2 * blocks && there < channels; i++) {
-                sum[i / 2][i % 2 * 2 + column] = 8 * i < there ? __ldg(whole + 8 * i) : 0.0f;
+            for (int i = 0; i < 2 * blocks && there < all; i++) {
+                sum[i / 2][i % 2 * 2 + column] = channels_to(i) < there ? __ldg(whole + channels_to(i)) : 0.0f;
             }
         }
         if (first_warp() && group >= 0) {
@@ -175,7 +190,8 @@ template <typename T, typename S> struct summer {
     {
 #pragma unroll
         for (int j = 0; j < at_once; j++) {
-            load_matrices_transposed(rows[j], (from ^ (i + j) % 4 * 32) + (i + j) / 4 * S::keys * 128);
+            int channel = (i + j) * apart, column = channel / S::column, bytes = channel % S::column * 2;
+            load_matrices_transposed(rows[j], (from ^ bytes) + column * S::keys * S::row_bytes);
         }
     }
 
@@ -186,12 +202,12 @@ template <typename T, typename S> struct summer {
         bool meets = p.first < S::keys; /* A group's rows are consecutive, and so are the window's. */
         int begin = __reduce_min_sync(0xFFFFFFFFu, meets ? max(p.first, 0) : S::keys) & ~15;
         int end = __reduce_max_sync(0xFFFFFFFFu, meets ? min(p.last, S::keys) : 0);
-        uint32_t from = shared_address(sh.rows[tensor()][stage()]) + of_lane + begin * 128;
+        uint32_t from = shared_address(sh.rows[tensor()][stage()]) + of_lane + begin * S::row_bytes;
 #pragma unroll 1
         for (int k = begin; k < end; k += 16) {
             int low = min(max(p.first - k, 0), 16), high = min(max(p.last - k, 0), 16);
-            /* 2 * (lane & 3): rows are 128 bytes, and tiles begin at multiples of eight. */
-            uint32_t bits = ((1u << high) - 1) >> low << low >> (from >> 6 & 6), rows[at_once][4];
+            /* 2 * (lane & 3): of the row's number, since tiles begin at multiples of eight. */
+            uint32_t bits = ((1u << high) - 1) >> low << low >> (from / (S::row_bytes / 2) & 6), rows[at_once][4];
 #pragma unroll
             for (int i = 0; i < blocks; i += at_once) {
                 load_rows(rows, from, i);
@@ -203,7 +219,7 @@ template <typename T, typename S> struct summer {
                     multiply_add<T>(sum[i + j], rows[j], minus_ones(bits), minus_ones(bits >> 8));
                 }
             }
-            from += 16 * 128;
+            from += 16 * S::row_bytes;
         }
     }
 
@@ -238,14 +254,14 @@ template <typename T, typename S> struct summer {
         float second = __shfl_sync(0xFFFFFFFFu, share, (lane() & 3) * 8 + 4);
         slot = __shfl_sync(0xFFFFFFFFu, slot, (lane() & 3) * 8 + odd * 4);
         const char *rests =
-            (const char *)a.rest_rows + tensor() * a.row_bytes + 2 * (index() * channels + (lane() >> 2 & ~1));
+            (const char *)a.rest_rows + tensor() * a.row_bytes + 2 * (first_channel() + (lane() >> 2 & ~1));
         const char *to = row_address(rests, blockIdx.x * S::slots + (uint32_t)slot, 2 * (uint32_t)a.row_bytes);
         uint32_t halves = odd ? 0x3276 : 0x5410;
 #pragma unroll
         for (int i = 0; i < 2 * blocks; i++) {
             uint32_t own_pair = pack<T>(sum[i / 2][i % 2 * 2] * first, sum[i / 2][i % 2 * 2 + 1] * second);
             uint32_t pair = __byte_perm(own_pair, __shfl_xor_sync(0xFFFFFFFFu, own_pair, 4), halves);
-            store_if(slot >= 0, to + 16 * i, pair);
+            store_if(slot >= 0, to + 2 * channels_to(i), pair);
         }
     }
 

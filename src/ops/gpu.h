@@ -85,18 +85,19 @@ typedef struct fga_gpu_attend {
 typedef struct fga_gpu_kernel {
     void *function; /* NULL: none */
     int32_t threads, shared_bytes;
+    int32_t keys;          /* of a tile */
+    int32_t part_rows;     /* of a block of queries, that a thread block takes at a time */
     int32_t thread_blocks; /* that run at once, but no more than there are items */
 } fga_gpu_kernel;
 
 /* What was chosen for a shape. */
 typedef struct fga_gpu_attend_plan {
     const char *variant;
-    int32_t rows;           /* of a block, when the caller has no mask */
-    int32_t part_rows, dim; /* as in fga_gpu_attend */
-    fga_gpu_kernel gather;  /* takes any list of keys */
-    fga_gpu_kernel sums;    /* the same with remainder summaries; missing when gather does that */
-    fga_gpu_kernel dense;   /* takes whole tiles, when there is neither mask nor padding nor bias; may be missing */
-    int32_t dense_keys;     /* of such a tile */
+    int32_t rows;          /* of a block, when the caller has no mask */
+    int32_t dim;           /* head_dim rounded up to what the kernels compute with */
+    fga_gpu_kernel gather; /* takes any list of keys */
+    fga_gpu_kernel sums;   /* the same with remainder summaries; missing when gather does that */
+    fga_gpu_kernel dense;  /* takes whole tiles, when there is neither mask nor padding nor bias; may be missing */
     int32_t rest_slots;
     void *means; /* rows of whole groups */
     size_t mean_rows_bytes, mean_bias_bytes, rest_rows_bytes, workspace_bytes;

@@ -526,8 +526,10 @@ static double lse_error(const float *a, const float *b, int64_t count)
     return most;
 }
 
-static bool check(fga_context *cpu, fga_context *gpu, const spec *s, int number, bool graph)
+/* family: whose kernels the context on the device must take. */
+static bool check(fga_context *cpu, fga_context *gpu, const char *family, const spec *s, int number)
 {
+    bool graph = number % 10 == 9;
     data d = make(s, 1000 + (uint64_t)number);
     fga_remainder sums = {0};
     void *sums_memory = NULL;
@@ -540,17 +542,18 @@ static bool check(fga_context *cpu, fga_context *gpu, const spec *s, int number,
     fga_attend_plan *plan = NULL;
     gpu_need(gpu, fga_attend_plan_create(gpu, &desc, &plan));
     const char *variant = fga_attend_plan_variant(plan);
+    bool right_family = strcmp(variant, family) == 0;
     fga_attend_plan_destroy(&plan);
     bool intact = attend_on_gpu(gpu, &d, sums_memory, sums_bytes, o, lse, graph);
     double error = relative(o, d.o, rows * s->dim), allowed = 2 * relative(d.naive_o, d.o, rows * s->dim) + 1e-6;
     double l_error = lse_error(lse, d.lse, rows), l_allowed = 2 * lse_error(d.naive_lse, d.lse, rows) + 1e-4;
-    bool good = intact && error <= allowed && l_error <= l_allowed;
+    bool good = intact && right_family && error <= allowed && l_error <= l_allowed;
     printf("%s %3d %-5s %-4s D=%-3d M=%-3d N=%-3d b%d h%d/%d %dx%d pad %d p%d bias %d g %d gaps %d one %d sharp %g%s: "
-           "error %.2e of %.2e, lse %.1e of %.1e%s\n",
+           "error %.2e of %.2e, lse %.1e of %.1e%s%s\n",
            good ? "ok  " : "FAIL", number, variant, fga_dtype_name(s->dtype), s->dim, s->m, s->n, (int)s->batch,
            (int)s->heads, (int)s->kv_heads, (int)s->queries, (int)s->keys, (int)s->padding, (int)s->pattern, s->bias,
            s->group, s->gaps, s->one_head_mask, (double)s->sharp, graph ? " graph" : "", error, allowed, l_error,
-           l_allowed, intact ? "" : ", wrote outside its outputs");
+           l_allowed, intact ? "" : ", wrote outside its outputs", right_family ? "" : ", of another family");
     fflush(stdout);
     free(o);
     free(lse);
@@ -559,19 +562,17 @@ static bool check(fga_context *cpu, fga_context *gpu, const spec *s, int number,
     return good;
 }
 
-/* The n-th case: every value of every axis comes up, the axes drifting against each other; false when there are no
- * more. */
-static bool nth_case(int n, bool quick, spec *s)
+enum { FIRST_CASES = 280, WIDTH_CASES = 231, QUICK_CASES = 70, QUICK_WIDTH_CASES = 77 };
+
+/* Every value of every axis comes up, the axes drifting against each other. */
+static spec first_case(int n)
 {
     static const int dims[] = {128, 64, 128, 96, 256, 128, 40, 72}, ms[] = {128, 64, 192, 16, 32};
     static const int ns[] = {1, 0, 4, 64, 1, 16, 128, 2, 8, 32}, groups[] = {0, 64, 0, 8, 256, 0, 32, 16, 128};
     static const int64_t lengths[][2] = {{300, 700}, {128, 128}, {64, 2100}, {1, 1}, {513, 1025}, {200, 37}, {777, 3}};
     static const double densities[] = {0.3, 0.1, 0.7, 0.02};
     static const float sharps[] = {1, 1, 6, 0.1f};
-    if (n >= (quick ? 70 : 280)) {
-        return false;
-    }
-    *s = (spec){
+    spec s = {
         .dtype = n % 3 == 2 ? FGA_F16 : FGA_BF16,
         .dim = dims[n % 8],
         .m = ms[n % 5],
@@ -589,9 +590,52 @@ static bool nth_case(int n, bool quick, spec *s)
         .one_head_mask = n % 17 == 8,
         .sharp = sharps[n / 6 % 4],
     };
-    s->padding = n % 6 == 4 && s->n > 0 ? s->keys / 3 : 0;
-    s->group = s->n > 0 ? s->group : 0;
-    return true;
+    s.padding = n % 6 == 4 ? s.keys / 3 : 0;
+    return s;
+}
+
+/* The same of the widths that are compiled for 72 to 96 and for 136 to 256 channels, whole and with channels that are
+ * not there. */
+static spec width_case(int n)
+{
+    static const int dims[] = {96, 256, 80, 136, 72, 160}, ms[] = {128, 64, 192, 16, 64, 32, 192};
+    static const int ns[] = {1, 16, 0, 4, 64, 1, 8, 128, 1, 2, 32}, groups[] = {0, 64, 8, 0, 256};
+    static const int64_t lengths[][2] = {{300, 700}, {200, 430}, {64, 2100}, {200, 37},
+                                         {1, 1},     {385, 900}, {777, 3},   {130, 1100}};
+    static const double densities[] = {0.3, 0.1, 0.7, 0.02};
+    static const float sharps[] = {1, 6, 1, 0.1f};
+    spec s = {
+        .dtype = n / 6 % 2 == 1 ? FGA_F16 : FGA_BF16,
+        .dim = dims[n % 6],
+        .m = ms[n % 7],
+        .n = ns[n % 11],
+        .batch = n % 13 == 5 ? 2 : 1,
+        .heads = n % 8 == 3 ? 4 : 1 + n % 2,
+        .kv_heads = 1,
+        .queries = lengths[n / 3 % 8][0],
+        .keys = lengths[n / 3 % 8][1],
+        .density = densities[n / 2 % 4],
+        .pattern = (pattern)(n / 5 % 4),
+        .bias = n / 4 % 3,
+        .group = groups[n % 5],
+        .gaps = n / 7 % 2,
+        .one_head_mask = n % 17 == 8,
+        .sharp = sharps[n / 9 % 4],
+    };
+    s.kv_heads = s.heads > 1 && n % 9 != 6 ? 2 : 1;
+    s.padding = n / 2 % 5 == 4 ? s.keys / 3 : 0;
+    return s;
+}
+
+/* Whether case n is one of the quick ones, or there at all; false beyond the last. */
+static bool nth_case(int n, bool quick, spec *s)
+{
+    bool first = n < FIRST_CASES;
+    *s = first ? first_case(n) : width_case(n - FIRST_CASES);
+    if (s->n == 0) {
+        s->group = s->padding = 0;
+    }
+    return first ? !quick || n < QUICK_CASES : n - FIRST_CASES < (quick ? QUICK_WIDTH_CASES : WIDTH_CASES);
 }
 
 /* Whether n is one of the numbers of a list with commas; a missing list has all. */
@@ -641,10 +685,9 @@ int main(int argc, char **argv)
         }
         fga_context *gpu = gpu_context(family);
         spec s;
-        for (int n = 0; nth_case(n, quick, &s); n++) {
-            bool has = strcmp(family, "sm90") != 0 || s.dim <= 128;
-            if (has && n % every == 0 && listed(only, n)) {
-                failed += !check(cpu, gpu, &s, n, n % 10 == 9);
+        for (int n = 0; n < FIRST_CASES + WIDTH_CASES; n++) {
+            if (nth_case(n, quick, &s) && n % every == 0 && listed(only, n)) {
+                failed += !check(cpu, gpu, family, &s, n);
                 done++;
             }
         }

@@ -117,6 +117,29 @@ static void swizzle(void **state)
     }
 }
 
+/* 64-byte swizzle: within each 512 bytes, bits 4 and 5 of the address are exclusive-ored with bits 7 and 8. */
+static void swizzle_64(void **state)
+{
+    (void)state;
+    static const uint32_t heights[] = {64, 80, 96, 128, 160, 208};
+    for (size_t h = 0; h < sizeof heights / sizeof heights[0]; h++) {
+        uint32_t rows = heights[h];
+        bool *used = calloc(rows * 12, sizeof *used);
+        assert_non_null(used);
+        for (uint32_t row = 0; row < rows; row++) {
+            for (uint32_t chunk = 0; chunk < 12; chunk++) {
+                uint32_t plain = chunk / 4 * rows * 64 + row * 64 + chunk % 4 * 16;
+                uint32_t wanted = plain ^ (plain >> 7 & 3) << 4, got = fga_swizzled_64(rows, row, chunk);
+                assert_int_equal(got, wanted);
+                assert_false(used[got / 16]);
+                used[got / 16] = true;
+                assert_int_equal(fga_swizzled_64(rows, row + 8, chunk), got + 512);
+            }
+        }
+        free(used);
+    }
+}
+
 /* A producing thread's rows are 8 apart or a multiple: its chunk's place within the row must not change. */
 static void swizzle_steps(void **state)
 {
@@ -130,8 +153,8 @@ static void swizzle_steps(void **state)
     }
 }
 
-/* Fields: address/16 in bits 0-13, leading offset/16 in 16-29, stride offset/16 in 32-45, swizzle (1 = 128 bytes) in
- * 62-63. Adding bytes/16 to the whole moves the address alone. */
+/* Fields: address/16 in bits 0-13, leading offset/16 in 16-29, stride offset/16 in 32-45, swizzle (1 = 128 bytes, 2 =
+ * 64) in 62-63. Adding bytes/16 to the whole moves the address alone. */
 static void descriptors(void **state)
 {
     (void)state;
@@ -143,6 +166,11 @@ static void descriptors(void **state)
         assert_int_equal(d >> 46 & 0xFFFF, 0);
         assert_int_equal(d >> 62, 1);
         assert_true(d + (96 >> 4) == fga_matrix_descriptor(address + 96, 176 * 128));
+        uint64_t of_64 = fga_matrix_descriptor_64(address, 208 * 64);
+        assert_int_equal(of_64 & 0x3FFF, address / 16);
+        assert_int_equal(of_64 >> 16 & 0x3FFF, 208 * 64 / 16);
+        assert_int_equal(of_64 >> 32 & 0x3FFF, 32);
+        assert_int_equal(of_64 >> 46, 2 << 16);
     }
 }
 
@@ -150,8 +178,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(intervals),      cmocka_unit_test(keys_of_tiles), cmocka_unit_test(turns),
-        cmocka_unit_test(turns_are_fair), cmocka_unit_test(swizzle),       cmocka_unit_test(swizzle_steps),
-        cmocka_unit_test(descriptors),
+        cmocka_unit_test(turns_are_fair), cmocka_unit_test(swizzle),       cmocka_unit_test(swizzle_64),
+        cmocka_unit_test(swizzle_steps),  cmocka_unit_test(descriptors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

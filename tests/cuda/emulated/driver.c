@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const unsigned char fga_cuda_image_sm80[1], fga_cuda_image_sm90[1], fga_cuda_image_ops[1], fga_cuda_image_ops_sm90[1];
+const unsigned char fga_cuda_image_sm80[1], fga_cuda_image_sm90[1], fga_cuda_image_sm90_d96[1],
+    fga_cuda_image_sm90_d256[1], fga_cuda_image_ops[1], fga_cuda_image_ops_sm90[1];
 
 static CUresult device_name(char *name, int bytes, CUdevice device)
 {
@@ -164,7 +165,8 @@ static CUresult encode(CUtensorMap *map, CUtensorMapDataType type, cuuint32_t ra
     (void)interleave;
     (void)promotion;
     (void)fill;
-    if (rank != 4 || box[0] != 64 || box[1] > 256 || swizzle != CU_TENSOR_MAP_SWIZZLE_128B) {
+    cuuint32_t row_bytes = swizzle == CU_TENSOR_MAP_SWIZZLE_128B ? 128 : swizzle == CU_TENSOR_MAP_SWIZZLE_64B ? 64 : 0;
+    if (rank != 4 || 2 * box[0] != row_bytes || box[1] > 256) {
         return CUDA_ERROR_INVALID_VALUE;
     }
     int64_t extents[4], strides[4] = {2};
@@ -175,7 +177,7 @@ static CUresult encode(CUtensorMap *map, CUtensorMapDataType type, cuuint32_t ra
             return CUDA_ERROR_INVALID_VALUE;
         }
     }
-    emulated_map(map, data, extents, strides, (int)box[1]);
+    emulated_map(map, data, extents, strides, (int)box[0], (int)box[1]);
     return CUDA_SUCCESS;
 }
 

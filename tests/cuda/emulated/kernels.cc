@@ -3,6 +3,8 @@
 
 #include "cuda/attend_sm80.cu"
 #include "cuda/attend_sm90.cu"
+#include "cuda/attend_sm90_d256.cu"
+#include "cuda/attend_sm90_d96.cu"
 
 #include <cstdio>
 #include <cstdlib>
@@ -24,28 +26,18 @@ struct call {
         return kernel(*(const fga_gpu_attend *)c.arguments[0], *(const CUtensorMap *)c.arguments[1], \
                       *(const CUtensorMap *)c.arguments[2]); \
     }
+#define LAUNCH_FGA_LISTED KERNEL
+#define LAUNCH_FGA_SUMMED KERNEL
+#define LAUNCH_FGA_GROUPED KERNEL
+#define LAUNCH_FGA_WHOLE DENSE
+#define LAUNCH(type, dim, name, kind, ...) LAUNCH_##kind(fga_sm90_##type##_d##dim##_##name)
 #define KERNELS(type) \
     KERNEL(fga_group_means_##type) \
     KERNEL(fga_sm80_##type##_d64) \
     KERNEL(fga_sm80_##type##_d96) \
     KERNEL(fga_sm80_##type##_d128) \
     KERNEL(fga_sm80_##type##_d256) \
-    KERNEL(fga_sm90_##type##_d64_m64) \
-    KERNEL(fga_sm90_##type##_d64_m64_sums) \
-    KERNEL(fga_sm90_##type##_d64_m128) \
-    KERNEL(fga_sm90_##type##_d64_m128_sums) \
-    KERNEL(fga_sm90_##type##_d64_m192) \
-    KERNEL(fga_sm90_##type##_d64_m192_sums) \
-    KERNEL(fga_sm90_##type##_d128_m64) \
-    KERNEL(fga_sm90_##type##_d128_m64_sums) \
-    KERNEL(fga_sm90_##type##_d128_m128) \
-    KERNEL(fga_sm90_##type##_d128_m128_sums) \
-    KERNEL(fga_sm90_##type##_d128_m192) \
-    KERNEL(fga_sm90_##type##_d128_m192_sums) \
-    KERNEL(fga_sm90_##type##_d64_grouped) \
-    KERNEL(fga_sm90_##type##_d128_grouped) \
-    DENSE(fga_sm90_##type##_d64_dense) \
-    DENSE(fga_sm90_##type##_d128_dense)
+    FGA_SM90_SHAPES(LAUNCH, type)
 
 void enter(void *arg)
 {
@@ -59,18 +51,26 @@ void enter(void *arg)
     std::abort();
 }
 
+const char *last_kernel;
+
 } // namespace
+
+const char *emulated_last_kernel(void)
+{
+    return last_kernel;
+}
 
 void emulated_launch(const char *kernel, int blocks, int threads, void **arguments)
 {
     static unsigned seed = 1;
     call c = {kernel, arguments};
+    last_kernel = kernel;
     emulated::run(blocks, threads, seed++, enter, &c);
 }
 
-void emulated_map(void *map, const void *data, const int64_t *extent, const int64_t *stride, int tokens)
+void emulated_map(void *map, const void *data, const int64_t *extent, const int64_t *stride, int channels, int tokens)
 {
-    CUtensorMap m = {(const unsigned char *)data, {}, {}, tokens};
+    CUtensorMap m = {(const unsigned char *)data, {}, {}, channels, tokens};
     for (int i = 0; i < 4; i++) {
         m.extent[i] = extent[i];
         m.stride[i] = stride[i];

@@ -10,7 +10,7 @@
 struct CUtensorMap {
     const unsigned char *data;
     int64_t extent[4], stride[4]; /* of channel, token, head, batch; bytes */
-    int tokens;                   /* of a box */
+    int channels, tokens;         /* of a box */
 };
 
 namespace fga
@@ -67,17 +67,18 @@ template <int REGISTERS> inline void take_registers()
 {
 }
 
-/* 128-byte swizzle by the address itself. */
-inline uint32_t swizzled_address(uint32_t address)
+/* Swizzle by the address itself: of 128 bytes, or of 64. */
+inline uint32_t swizzled_address(uint32_t address, int row_bytes)
 {
-    return address ^ (address >> 7 & 7) << 4;
+    return address ^ (address >> 7 & (row_bytes == 128 ? 7 : 3)) << 4;
 }
 
 inline void copy_box(uint32_t to, const CUtensorMap *map, uint64_t *barrier, int channel, int token, int head,
                      int batch)
 {
+    int row_bytes = map->channels * 2;
     for (int row = 0; row < map->tokens; row++) {
-        for (int i = 0; i < 64; i++) {
+        for (int i = 0; i < map->channels; i++) {
             uint16_t x = 0;
             if (token + row < map->extent[1] && channel + i < map->extent[0]) {
                 std::memcpy(&x,
@@ -85,10 +86,11 @@ inline void copy_box(uint32_t to, const CUtensorMap *map, uint64_t *barrier, int
                                 head * map->stride[2] + batch * map->stride[3],
                             2);
             }
-            std::memcpy(emulated::shared_at(swizzled_address(to + (uint32_t)(row * 128 + i * 2))), &x, 2);
+            uint32_t at = to + (uint32_t)(row * row_bytes + i * 2);
+            std::memcpy(emulated::shared_at(swizzled_address(at, row_bytes)), &x, 2);
         }
     }
-    emulated::bar_complete(barrier, map->tokens * 128);
+    emulated::bar_complete(barrier, map->tokens * row_bytes);
 }
 
 } // namespace fga

@@ -26,31 +26,36 @@ template <int COUNT> inline void wgmma_registers(float (&)[COUNT])
 
 struct matrix_operand {
     uint32_t address, leading, stride;
+    int row_bytes; /* of the swizzle */
 
     explicit matrix_operand(uint64_t descriptor)
         : address((uint32_t)(descriptor & 0x3FFF) << 4), leading((uint32_t)(descriptor >> 16 & 0x3FFF) << 4),
-          stride((uint32_t)(descriptor >> 32 & 0x3FFF) << 4)
+          stride((uint32_t)(descriptor >> 32 & 0x3FFF) << 4), row_bytes(descriptor >> 62 == 1 ? 128 : 64)
     {
+        if (descriptor >> 62 != 1 && descriptor >> 62 != 2) {
+            std::abort();
+        }
     }
 
-    static uint16_t word(uint32_t address)
+    uint16_t word(uint32_t at) const
     {
         uint16_t x;
-        std::memcpy(&x, emulated::shared_at(swizzled_address(address)), 2);
+        std::memcpy(&x, emulated::shared_at(swizzled_address(at, row_bytes)), 2);
         return x;
     }
 
     /* Consecutive along k. */
     uint16_t plain(int row, int k) const
     {
-        return word(address + (uint32_t)(row / 8) * stride + (uint32_t)(row % 8 * 128 + k * 2));
+        return word(address + (uint32_t)(row / 8) * stride + (uint32_t)(row % 8 * row_bytes + k * 2));
     }
 
     /* Consecutive along the columns. */
     uint16_t transposed(int k, int column) const
     {
-        return word(address + (uint32_t)(column / 64) * leading + (uint32_t)(k / 8) * stride +
-                    (uint32_t)(k % 8 * 128 + column % 64 * 2));
+        int width = row_bytes / 2;
+        return word(address + (uint32_t)(column / width) * leading + (uint32_t)(k / 8) * stride +
+                    (uint32_t)(k % 8 * row_bytes + column % width * 2));
     }
 };
 
