@@ -1,14 +1,15 @@
 /* bench_attend.c - speed of attention on a CUDA device: dense, and single keys to blocks at several densities.
  *
  *   bench_cuda [--csv FILE] [--repeats R] [--tokens S] [--heads H] [--head-dim D] [--variant NAME] [--m M]
- *              [--short | --least] [--dense | --no-dense] [--peer-ms MS]
+ *              [--short | --least] [--dense | --no-dense] [--peer-ms MS] [--mask FILE]
  *
  * Rates are effective: 4 * kept pairs * head_dim floating-point operations over time, skipped keys never counted. Each
  * run is timed by events on one stream; the table has the best and the median of R, which differ where something else
  * has the device too, and takes rates and ratios from the best. Ratios are to the dense run of the same process, and to
  * --peer-ms, another program's dense time at the same shape. K and V of all heads are more than the cache holds, those
- * of one head are not. Masks are random, the same for all heads. After each timing, outputs of sampled queries are
- * compared with the exact result: a line that is wrong says so, and so does the exit status.
+ * of one head are not. Masks are random, the same for all heads, or the one of S tokens in FILE, which bench_unions
+ * --save wrote. After each timing, outputs of sampled queries are compared with the exact result: a line that is wrong
+ * says so, and so does the exit status.
  */
 #include "gpu.h"
 #include "sample.h"
@@ -18,7 +19,7 @@
 #include <string.h>
 
 typedef struct options {
-    const char *csv, *variant;
+    const char *csv, *variant, *mask;
     int repeats, m;        /* m 0: all */
     int64_t tokens, heads; /* 0: the two usual lengths, their heads */
     int head_dim;
@@ -129,8 +130,8 @@ static void report(bench *b, const char *variant, int m, int n, double kept, boo
     }
 }
 
-/* n 0: dense. */
-static void measure(bench *b, int m, int n, double density, bool summaries)
+/* keep: of a mask, for n > 0. */
+static void measure_mask(bench *b, int m, int n, const uint8_t *keep, bool summaries)
 {
     fga_attend_desc desc = describe(b, m, n);
     launch l = {.b = b, .args = fga_attend_args_default()};
@@ -138,7 +139,6 @@ static void measure(bench *b, int m, int n, double density, bool summaries)
         printf("M=%d N=%d: %s\n", m, n, fga_last_error(b->ctx));
         return;
     }
-    uint8_t *keep = n > 0 ? random_keep(b, m, n, density) : NULL;
     fga_mask *mask = n > 0 ? mask_of(b, m, n, keep) : NULL;
     double kept = mask != NULL ? fga_mask_density(mask) : 1;
     l.workspace = gpu_alloc(fga_attend_plan_workspace(l.plan));
@@ -156,8 +156,15 @@ static void measure(bench *b, int m, int n, double density, bool summaries)
     report(b, fga_attend_plan_variant(l.plan), m, n, kept, summaries, ms, error);
     gpu_free(l.workspace);
     fga_mask_release(&mask);
-    free(keep);
     fga_attend_plan_destroy(&l.plan);
+}
+
+/* n 0: dense. */
+static void measure(bench *b, int m, int n, double density, bool summaries)
+{
+    uint8_t *keep = n > 0 ? random_keep(b, m, n, density) : NULL;
+    measure_mask(b, m, n, keep, summaries);
+    free(keep);
 }
 
 static void make_sums(bench *b)
@@ -216,6 +223,46 @@ static void measure_masks(bench *b)
     }
 }
 
+static fga_mask *read_mask(fga_context *ctx, const char *path)
+{
+    enum { MOST = 64 << 20 };
+    fga_mask *mask = NULL;
+    FILE *file = fopen(path, "rb");
+    void *bytes = malloc(MOST);
+    size_t count = file != NULL && bytes != NULL ? fread(bytes, 1, MOST, file) : 0;
+    if (count == 0) {
+        perror(path);
+        exit(1);
+    }
+    gpu_need(ctx, fga_mask_load(ctx, bytes, count, &mask));
+    fclose(file);
+    free(bytes);
+    return mask;
+}
+
+/* The mask of a file, beside as dense a random one of the same M and N. */
+static void measure_file(bench *b, const fga_mask *mask)
+{
+    fga_mask_desc d = fga_mask_describe(mask);
+    int64_t blocks = fga_mask_blocks(mask), tiles = fga_mask_tiles(mask), tokens = fga_sequence_length(&d.query);
+    if (tokens != b->data.tokens || fga_sequence_length(&d.key) != tokens) {
+        fprintf(stderr, "%s is a mask of %lld queries, wanted --tokens %lld\n", b->opt->mask, (long long)tokens,
+                (long long)b->data.tokens);
+        exit(2);
+    }
+    uint8_t *keep = malloc((size_t)(blocks * tiles));
+    if (keep == NULL) {
+        exit(1);
+    }
+    for (int64_t i = 0; i < blocks * tiles; i++) {
+        keep[i] = fga_mask_keeps(mask, 0, 0, i / tiles, i % tiles);
+    }
+    measure_mask(b, d.block_m, d.tile_n, keep, false);
+    free(keep);
+    measure(b, d.block_m, d.tile_n, fga_mask_density(mask), false);
+    measure(b, 128, d.tile_n, fga_mask_density(mask), false);
+}
+
 static int bench_tokens(const options *opt, FILE *csv, int64_t tokens, int64_t heads)
 {
     bench b = {.opt = opt, .csv = csv, .ctx = gpu_context(opt->variant)};
@@ -229,7 +276,11 @@ static int bench_tokens(const options *opt, FILE *csv, int64_t tokens, int64_t h
     if (opt->dense) {
         measure(&b, 0, 0, 1, false);
     }
-    if (opt->sparse) {
+    if (opt->mask != NULL) {
+        fga_mask *mask = read_mask(b.ctx, opt->mask);
+        measure_file(&b, mask);
+        fga_mask_release(&mask);
+    } else if (opt->sparse) {
         make_sums(&b);
         measure_masks(&b);
     }
@@ -271,6 +322,8 @@ static bool parse(int argc, char **argv, options *opt)
             opt->head_dim = atoi(argv[++i]);
         } else if (more && strcmp(argv[i], "--m") == 0) {
             opt->m = atoi(argv[++i]);
+        } else if (more && strcmp(argv[i], "--mask") == 0) {
+            opt->mask = argv[++i];
         } else if (more && strcmp(argv[i], "--peer-ms") == 0) {
             opt->peer_ms = atof(argv[++i]);
         } else {
@@ -287,7 +340,7 @@ int main(int argc, char **argv)
     if (!parse(argc, argv, &opt)) {
         fprintf(stderr,
                 "bench_cuda [--csv FILE] [--repeats R] [--tokens S] [--heads H] [--head-dim D] [--variant NAME] "
-                "[--m M] [--short | --least] [--dense | --no-dense] [--peer-ms MS]\n"
+                "[--m M] [--short | --least] [--dense | --no-dense] [--peer-ms MS] [--mask FILE]\n"
                 "head_dim: a multiple of 8, at most 256\n");
         return 2;
     }

@@ -14,7 +14,7 @@
 # BUILD (default build-gpu) may hold check_cuda, bench_cuda, bench_gather, check_cuda_ops, bench_cuda_ops and
 # bench_cuda_layer from another machine; else they are built there, for which nvcc, CMake and Ninja are needed. HEADS (default 4) is the number of heads: fewer
 # make shorter runs, of which one may miss what else uses the device. PEER_MS, cuDNN's dense time at 32,760 tokens and as
-# many heads, saves measuring it. Nothing runs longer than its limit. Logs and tables
+# many heads, saves measuring it. MASK, a mask of 32,760 tokens that bench_unions --save wrote, is timed beside random ones. Nothing runs longer than its limit. Logs and tables
 # go to OUT (default BUILD/out); the last lines are the short form. Exit status 1 when a step failed.
 set -u
 cd "$(dirname "$0")/../.."
@@ -85,6 +85,9 @@ timings() {
                 --variant $family --m $m --csv "$out/m$m-$family.csv"
         done
     done
+    if [ -n "${MASK:-}" ]; then
+        step bench-mask 20 "$bench" --tokens 32760 --heads "$heads" --repeats 9 --mask "$MASK" --csv "$out/mask.csv"
+    fi
     for dim in 96 256; do
         step "bench-d$dim" 25 "$bench" --least --head-dim $dim --tokens 32760 --heads "$heads" --repeats 7 \
             --csv "$out/d$dim.csv"
