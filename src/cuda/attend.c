@@ -88,12 +88,11 @@ static bool choose_sm80(const fga_attend_desc *d, fga_gpu_attend_plan *p, kernel
 
 /* A row of shapes.h. */
 static const struct {
-    int32_t dim;
     const char *name;
-    int32_t keys, threads, shared_bytes;
+    int32_t dim, keys, threads, shared_bytes;
 } sm90_shapes[] = {
 #define SHAPE(dtype, dim, name, kind, rows, keys, stages, ring, blocks, others, listing, summing, computing) \
-    {dim, #name, keys, FGA_SM90_THREADS(rows, others), FGA_SM90_SHARED(kind, dim, rows, keys, stages, ring)},
+    {#name, dim, keys, FGA_SM90_THREADS(rows, others), FGA_SM90_SHARED(kind, dim, rows, keys, stages, ring)},
     FGA_SM90_SHAPES(SHAPE, none)
 #undef SHAPE
 };
