@@ -56,7 +56,8 @@ static fga_status check_score(fga_context *ctx, const fga_predict_desc *d)
     return FGA_OK;
 }
 
-fga_status fga_refresh_gpu_init(fga_context *ctx, const fga_predict_desc *d, fga_gpu_refresh_plan *plan)
+fga_status fga_refresh_gpu_init(fga_context *ctx, const fga_predict_desc *d, const fga_policy *policy,
+                                fga_gpu_refresh_plan *plan)
 {
     FGA_TRY(fga_predict_check(ctx, d));
     FGA_TRY(check_score(ctx, d));
@@ -76,6 +77,7 @@ fga_status fga_refresh_gpu_init(fga_context *ctx, const fga_predict_desc *d, fga
         .sub_q = mean ? d->block_m : (int32_t)fga_min(d->sub_q, d->block_m),
         .sub_k = mean ? d->tile_n : (int32_t)fga_min(d->sub_k, d->tile_n),
         .group = d->group,
+        .budget = policy != NULL && policy->select == FGA_SELECT_BUDGET,
         .scale = d->scale != 0 ? d->scale : 1.0f / sqrtf((float)d->head_dim),
         .query_valid = fga_gpu_spans_of(&query),
         .key_valid = fga_gpu_spans_of(&key),
@@ -176,6 +178,24 @@ static fga_status order_rows(fga_context *ctx, fga_mask *mask)
                                 ctx->stream);
 }
 
+/* B of each batch item, as in select_budget.c: rows that choose are the same for all its heads. */
+static void count_budgets(const fga_mask *mask, const fga_head_setting *heads, int64_t *budget)
+{
+    int64_t m = mask->desc.block_m, rows = 0;
+    const fga_spans text = fga_spans_valid_text(&mask->desc.query);
+    for (int64_t u = 0; u < mask->blocks; u++) {
+        rows += fga_spans_count(&mask->query_valid, u * m, (u + 1) * m) > 0 &&
+                fga_spans_count(&text, u * m, (u + 1) * m) == 0;
+    }
+    for (int64_t item = 0; item < mask->desc.batch; item++) {
+        double density = 0;
+        for (int64_t h = item * mask->desc.heads; h < (item + 1) * mask->desc.heads; h++) {
+            density += heads[h].dense ? 0 : heads[h].density;
+        }
+        budget[item] = fga_round_count(density * (double)rows * (double)mask->live_tiles);
+    }
+}
+
 fga_status fga_refresh_gpu_run(fga_context *ctx, const fga_gpu_refresh_plan *plan, const fga_policy *policy,
                                const fga_refresh_gpu_call *call)
 {
@@ -184,14 +204,20 @@ fga_status fga_refresh_gpu_run(fga_context *ctx, const fga_gpu_refresh_plan *pla
                               .keep = call->keep,
                               .neighbours = call->near,
                               .everything = call->everything,
+                              .budget = call->budget,
                               .parts = call->parts != 0 ? call->parts : FGA_GPU_ALL_PARTS,
                               .workspace = call->workspace,
                               .stream = ctx->stream};
     FGA_TRY(fga_gpu_rows_of(ctx, "q", &call->args->q, &c.q));
     FGA_TRY(fga_gpu_rows_of(ctx, "k", &call->args->k, &c.k));
     FGA_TRY(fga_gpu_rows_of(ctx, "v", &call->args->v, &c.v));
+    double share = 1; /* that a row keeps by itself */
+    if (plan->shape.budget) {
+        share = 0.25;
+        count_budgets(mask, call->heads, call->budget);
+    }
     for (int64_t h = 0; h < mask->desc.batch * mask->desc.heads; h++) {
-        call->keep[h] = count_kept(mask, call->heads[h].density);
+        call->keep[h] = count_kept(mask, share * call->heads[h].density);
         call->near[h] = call->heads[h].neighbours;
         call->everything[h] = call->heads[h].dense;
     }
@@ -204,7 +230,7 @@ fga_status fga_refresh_gpu_run(fga_context *ctx, const fga_gpu_refresh_plan *pla
 fga_status fga_score_tiles_gpu(fga_context *ctx, const fga_predict_desc *d, const fga_score_call *call)
 {
     fga_gpu_refresh_plan plan;
-    FGA_TRY(fga_refresh_gpu_init(ctx, d, &plan));
+    FGA_TRY(fga_refresh_gpu_init(ctx, d, NULL, &plan));
     fga_shape queries = {d->batch, d->query_heads, fga_sequence_length(&d->query), d->head_dim, d->dtype};
     fga_shape keys = {d->batch, d->kv_heads, fga_sequence_length(&d->key), d->head_dim, d->dtype};
     fga_gpu_refresh_call c = {

@@ -57,6 +57,7 @@ static fga_status make_arrays(fga_session *s)
                 make_array(s, heads, sizeof *s->counts, &s->counts) &&
                 make_array(s, heads, sizeof(int32_t), &s->keep) && make_array(s, heads, sizeof(int32_t), &s->near) &&
                 make_array(s, heads, sizeof *s->everything, &s->everything) &&
+                make_array(s, d->batch, sizeof *s->budget, &s->budget) &&
                 make_array(s, heads, sizeof *s->skip, &s->skip) && make_array(s, heads, sizeof(float), &s->recall) &&
                 make_array(s, heads, sizeof(float), &s->error) && make_array(s, heads, sizeof(double), &s->density);
     if (!made) {
@@ -108,8 +109,8 @@ void fga_session_destroy(fga_session **handle)
     fga_session *s = *handle;
     fga_session_unplan(s);
     fga_gpu_mask_free(&s->gpu_memory);
-    void *arrays[] = {s->slots,  s->kits,  s->overrides, s->heads, s->quality, s->counts,     s->skip,
-                      s->recall, s->error, s->density,   s->keep,  s->near,    s->meter_host, s->everything};
+    void *arrays[] = {s->slots, s->kits,    s->overrides, s->heads, s->quality,    s->counts,     s->skip,  s->recall,
+                      s->error, s->density, s->keep,      s->near,  s->meter_host, s->everything, s->budget};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         fga_free(s->ctx, arrays[i]);
     }

@@ -1,4 +1,6 @@
-/* ops.cu - the kernels of a refresh and of measuring: thin entries to rows.cuh, rank.cuh, select.cuh and probe.cuh. */
+/* ops.cu - the kernels of a refresh and of measuring: thin entries to rows.cuh, rank.cuh, select.cuh,
+ * budget.cuh and probe.cuh. */
+#include "cuda/budget.cuh"
 #include "cuda/ops_shapes.h"
 #include "cuda/probe.cuh"
 #include "cuda/rank.cuh"
@@ -73,6 +75,46 @@ FGA_ENTRY(fga_select_tiles, fga_gpu_select, 1024)
     fga::select_row_of(a);
 }
 
+FGA_ENTRY(fga_budget_begin, fga_gpu_budget, 1024)
+{
+    fga::begin_budget(a);
+}
+
+FGA_ENTRY(fga_budget_start_search, fga_gpu_budget, 32)
+{
+    fga::start_search(a);
+}
+
+FGA_ENTRY(fga_budget_split, fga_gpu_budget, 1024)
+{
+    fga::split_row(a);
+}
+
+FGA_ENTRY(fga_budget_go_on, fga_gpu_budget, 32)
+{
+    fga::go_on_searching(a);
+}
+
+FGA_ENTRY(fga_budget_narrow, fga_gpu_budget, 256)
+{
+    fga::narrow_rows(a);
+}
+
+FGA_ENTRY(fga_budget_count_equals, fga_gpu_budget, 256)
+{
+    fga::count_equals(a);
+}
+
+FGA_ENTRY(fga_budget_share_out, fga_gpu_budget, 1024)
+{
+    fga::share_out(a);
+}
+
+FGA_ENTRY(fga_budget_finish, fga_gpu_budget, 256)
+{
+    fga::finish_budget(a);
+}
+
 FGA_ENTRY(fga_write_scores, fga_gpu_select, 1024)
 {
     fga::write_scores(a);
@@ -113,3 +155,4 @@ FGA_PROBE(f16, __half, 256)
 static_assert(sizeof(fga::rank_tile<64>::shared) == FGA_RANK_SHARED(64, 2), "the host's idea of it");
 static_assert(sizeof(fga::rank_tile<128>::shared) == FGA_RANK_SHARED(128, 2), "the host's idea of it");
 static_assert(sizeof(fga::select_shared) <= FGA_SELECT_SHARED, "the host's idea of it");
+static_assert(sizeof(fga::budget_shared) <= FGA_BUDGET_SHARED, "the host's idea of it");

@@ -21,5 +21,7 @@
 #define FGA_PROBE_SHARED(dim) (4 * FGA_PROBE_KEYS(dim) * (2 * (dim) + 16) + 8 * FGA_PROBE_KEYS(dim))
 /* Beside two bytes per tile, rounded up to 64, where they are cached. */
 #define FGA_SELECT_SHARED (4 * 2048 + 4 * 32 + 64)
+/* Counts by digit, and what a row or a thread block knows beside them. */
+#define FGA_BUDGET_SHARED (4 * 2048 + 24 + 8 * 32)
 
 #endif

@@ -2,7 +2,7 @@
  * scores, selection. cuda/ops.c implements it, or cuda/none.c in a build without CUDA.
  *
  * The structs are what kernels get, as in gpu.h. Scores are found a slab of query blocks at a time, so that no array of
- * all of them exists: the plan says how many fit the workspace.
+ * all of them exists, but where rows share a budget: the plan says how many fit the workspace.
  */
 #ifndef FGA_OPS_GPU_OPS_H
 #define FGA_OPS_GPU_OPS_H
@@ -112,6 +112,41 @@ typedef struct fga_gpu_select {
     int32_t cached; /* the row's ranks fit into shared memory */
 } fga_gpu_select;
 
+/* ---- a budget for all rows ----------------------------------------------------------------------------------------
+ */
+
+enum { FGA_BUDGET_DIGITS = 2048 };
+
+/* What is known of a row. */
+typedef struct fga_gpu_budget_row {
+    double sum;          /* scores count as shares of it */
+    uint32_t most;       /* no share of an open tile has a higher rank */
+    int32_t open;        /* tiles to choose from: beside the forced ones and the floor */
+    int32_t near;        /* of these, in the range of the cut when that was first known */
+    int32_t equal, ties; /* at the cut, and how many of those are kept */
+} fga_gpu_budget_row;
+
+/* What is known of a batch item. */
+typedef struct fga_gpu_budget_state {
+    uint64_t digits[FGA_BUDGET_DIGITS]; /* of tiles in question */
+    uint64_t kept, open;                /* tiles of the rows that may choose, before anything is spent */
+    uint64_t low, above;                /* ranks in question: those above are kept */
+    int64_t left;                       /* of the tiles in question, how many are kept */
+    int32_t shift;                      /* the next digit is (rank - low) >> shift; -1: there is none */
+} fga_gpu_budget_state;
+
+/* One batch item. select: scores of all rows, the first head's first; keep: the floor of the launch's heads. */
+typedef struct fga_gpu_budget {
+    fga_gpu_select select;
+    fga_gpu_budget_state *state;
+    fga_gpu_budget_row *rows; /* [heads*blocks] */
+    uint32_t *near;           /* [heads*blocks][near_room] tiles */
+    int64_t tiles;            /* B */
+    int32_t near_room;
+    int32_t base;   /* upper half of a rank: digits are first counted from it on */
+    int32_t shares; /* rows do not sum to 1 */
+} fga_gpu_budget;
+
 /* Blocks of each head by falling number of keys, lower ones first where equal; and how many pairs are kept in all. */
 typedef struct fga_gpu_order {
     const int32_t *row_keys;
@@ -157,6 +192,7 @@ typedef struct fga_gpu_refresh {
     fga_dtype dtype;
     int32_t batch, query_heads, kv_heads, query_len, key_len, head_dim;
     int32_t block_m, tile_n, sub_q, sub_k, group;
+    int32_t budget; /* one for all rows: their scores are kept all at once */
     float scale;
     fga_gpu_spans query_valid, key_valid;
 } fga_gpu_refresh;
@@ -167,7 +203,8 @@ typedef struct fga_gpu_refresh_plan {
     int32_t dim, rows, key_rows, key_count, block_eights, blocks, tiles, tile_blocks, head_tiles, entries;
     int32_t slab_tiles;
     int32_t rank_threads, rank_shared, rank_stages;
-    size_t q_at, q_meta_at, lse_at, k_at, k_meta_at, score_at, workspace_bytes;
+    int32_t near_room; /* with a budget */
+    size_t q_at, q_meta_at, lse_at, k_at, k_meta_at, score_at, state_at, rows_at, near_at, workspace_bytes;
 } fga_gpu_refresh_plan;
 
 /* Parts of a refresh, so that benchmarks can time them one by one. */
@@ -177,8 +214,9 @@ enum { FGA_GPU_POOL = 1, FGA_GPU_ROW_SUMS = 2, FGA_GPU_SCORES = 4, FGA_GPU_SELEC
 typedef struct fga_gpu_refresh_call {
     fga_gpu_rows q, k, v;
     fga_gpu_select select;
-    const int32_t *keep, *neighbours; /* host arrays [batch*query_heads]: K and neighbours */
+    const int32_t *keep, *neighbours; /* host arrays [batch*query_heads]: K, or with a budget the floor; neighbours */
     const uint8_t *everything;        /* [batch*query_heads] */
+    const int64_t *budget;            /* [batch]: B, with a budget */
     int32_t parts;                    /* FGA_GPU_ALL_PARTS, or some of them: then of what the others left behind */
     void *workspace, *stream;
 } fga_gpu_refresh_call;

@@ -7,8 +7,9 @@
  * Selections from equal scores must agree bit for bit, ties, infinities and NaN included, and attention under a mask
  * that the device made must give the bytes that it gives under the processor's. Exit status 77: no device.
  */
+#include "check_ops.h"
+
 #include "base/half.h"
-#include "gpu.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -17,7 +18,7 @@
 
 static int checks, failures;
 
-static void verdict(bool ok, const char *format, const char *what, double got, double allowed)
+void verdict(bool ok, const char *format, const char *what, double got, double allowed)
 {
     checks++;
     if (!ok) {
@@ -26,7 +27,7 @@ static void verdict(bool ok, const char *format, const char *what, double got, d
     }
 }
 
-static void *room(size_t bytes)
+void *room(size_t bytes)
 {
     void *memory = aligned_alloc(64, (bytes + 127) / 64 * 64);
     if (memory == NULL) {
@@ -710,7 +711,8 @@ static bool call_both(const pair *p, int step, int steps, int layer)
     return kind[0] == kind[1];
 }
 
-static void compare_reports(const pair *p, const char *policy)
+/* slack: by how much of them kept pairs may differ: under a budget, blocks of fewer queries may win other tiles. */
+static void compare_reports(const pair *p, const char *policy, double slack)
 {
     fga_session_report got = fga_session_get_report(p->session[0]), wanted = fga_session_get_report(p->session[1]);
     const double figures[][2] = {{got.pairs_total, wanted.pairs_total},
@@ -721,8 +723,8 @@ static void compare_reports(const pair *p, const char *policy)
                                  {(double)got.calls_refresh, (double)wanted.calls_refresh},
                                  {(double)got.calls_reuse, (double)wanted.calls_reuse}};
     for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++) {
-        verdict(figures[i][0] == figures[i][1], "FAIL report of a session, %s: %g, wanted %g\n", policy, figures[i][0],
-                figures[i][1]);
+        verdict(fabs(figures[i][0] - figures[i][1]) <= slack * figures[i][1],
+                "FAIL report of a session, %s: %g, wanted %g\n", policy, figures[i][0], figures[i][1]);
     }
     verdict(got.measured_calls == wanted.measured_calls && got.measured_calls > 0,
             "FAIL session, %s: measured %g calls, wanted %g\n", policy, (double)got.measured_calls,
@@ -736,7 +738,7 @@ static void compare_reports(const pair *p, const char *policy)
             "FAIL summaries of a session, %s: %g, wanted %g\n", policy, got.sparse_summaries, wanted.sparse_summaries);
 }
 
-static void check_session(fga_context *ctx, fga_context *cpu, const spec *s, const char *policy)
+static void check_session(fga_context *ctx, fga_context *cpu, const spec *s, const char *policy, double slack)
 {
     scene c = make_scene(s, 31);
     pair p = {.ctx = {ctx, cpu}, .bytes = (size_t)(s->batch * s->heads * c.q.tokens * s->dim) * 2};
@@ -764,7 +766,7 @@ static void check_session(fga_context *ctx, fga_context *cpu, const spec *s, con
     }
     printf("session %-40s outputs %.1e from the processor's\n", policy, worst);
     verdict(worst <= 0.03, "FAIL session, %s: outputs %g from the processor's, allowed %g\n", policy, worst, 0.03);
-    compare_reports(&p, policy);
+    compare_reports(&p, policy, slack);
     for (int i = 0; i < 2; i++) {
         fga_session_destroy(&p.session[i]);
         free(p.o[i]);
@@ -878,12 +880,17 @@ static void check_variant(fga_context *cpu, const char *variant, bool quick)
         check_measure(ctx, cpu, &specs[i]);
     }
     check_measure(ctx, cpu, &wide);
-    check_session(ctx, cpu, &specs[1], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64");
-    check_session(ctx, cpu, &specs[0], "fgdfs,score=deviation,phases=1/4:0.3;3/4:0.1,select=topk,block_m=128,sub_q=16");
+    check_session(ctx, cpu, &specs[1], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64", 0);
+    check_session(ctx, cpu, &specs[0], "fgdfs,score=deviation,phases=1/4:0.3;3/4:0.1,select=topk,block_m=128,sub_q=16",
+                  0);
+    check_session(ctx, cpu, &specs[1], "fgdfs,phases=1/4:0.3;3/4:0.1", 0);
     if (!quick) {
+        check_session(ctx, cpu, &specs[1], "fgdfs,block_m=128,sub_q=16,score=deviation,phases=1/4:0.3;3/4:0.1", 0);
         check_session(ctx, cpu, &specs[2],
-                      "fgdfs,score=deviation,phases=1/4:0.3;3/4:0.1,select=topk,block_m=64,sub_q=8,group=32");
-        check_session(ctx, cpu, &specs[5], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64,neighbours=2");
+                      "fgdfs,score=deviation,phases=1/4:0.3;3/4:0.1,select=topk,block_m=64,sub_q=8,group=32", 0);
+        check_session(ctx, cpu, &specs[2], "fgdfs,phases=1/4:0.3;3/4:0.1,block_m=32,tile_n=2,group=32,neighbours=2",
+                      0.01);
+        check_session(ctx, cpu, &specs[5], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64,neighbours=2", 0);
     }
     fga_context_destroy(&ctx);
 }
@@ -914,12 +921,14 @@ int main(int argc, char **argv)
         check_sums(ctx, &specs[i], false);
         check_sums(ctx, &specs[i], true);
     }
+    check_budgets(ctx, cpu, quick);
     check_refusals(ctx, &specs[0]);
     check_targets(ctx, &small, "dfs,phases=1/4:0.1,tile_n=8,block_m=32,target_recall=0.7,recall_floor=0.6", 0.7, 0.6,
                   0);
     check_targets(ctx, &small,
                   "fgdfs,score=deviation,phases=1/4:0.1,select=topk,block_m=32,sub_q=4,group=32,target_error=0.2", 0, 0,
                   0.2);
+    check_targets(ctx, &small, "fgdfs,phases=1/4:0.1,group=32,target_error=0.2", 0, 0, 0.2);
     fga_context_destroy(&ctx);
     if (variant != NULL) {
         check_variant(cpu, variant, quick);

@@ -17,6 +17,13 @@ template <typename T> static inline T atomicAdd(T *to, T x)
     return before;
 }
 
+static inline uint32_t atomicOr(uint32_t *to, uint32_t x)
+{
+    uint32_t before = *to;
+    *to |= x;
+    return before;
+}
+
 static inline int atomicMax(int *to, int x)
 {
     int before = *to;
@@ -80,6 +87,14 @@ int emulated_ops(const char *name, void *argument)
     WIDE_MASS(64)
     WIDE_MASS(128)
     KERNEL(fga_select_tiles, fga_gpu_select)
+    KERNEL(fga_budget_begin, fga_gpu_budget)
+    KERNEL(fga_budget_start_search, fga_gpu_budget)
+    KERNEL(fga_budget_split, fga_gpu_budget)
+    KERNEL(fga_budget_go_on, fga_gpu_budget)
+    KERNEL(fga_budget_narrow, fga_gpu_budget)
+    KERNEL(fga_budget_count_equals, fga_gpu_budget)
+    KERNEL(fga_budget_share_out, fga_gpu_budget)
+    KERNEL(fga_budget_finish, fga_gpu_budget)
     KERNEL(fga_write_scores, fga_gpu_select)
     KERNEL(fga_order_blocks_by_keys, fga_gpu_order)
     KERNEL(fga_count_group_rests, fga_gpu_rests)

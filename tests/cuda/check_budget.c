@@ -1,0 +1,257 @@
+/* check_budget.c - one budget for all rows and heads: the device's mask from scores that are put into its workspace,
+ * against the processor's from the same scores. */
+#include "check_ops.h"
+
+#include "attn/attn.h"
+#include "attn/refresh_gpu.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define VIDEO(tokens) \
+    { \
+        .video = tokens, .video_valid = tokens \
+    }
+#define TEXT(before, before_valid, tokens, valid, after, after_valid) \
+    { \
+        .prefix = before, .prefix_valid = before_valid, .video = tokens, .video_valid = valid, .suffix = after, \
+        .suffix_valid = after_valid \
+    }
+
+/* Scores of tiles, all of them with so few bits that sums over a row are exact in any order. */
+typedef enum kind {
+    SPREAD, /* over some octaves, and rows by their size */
+    FAR,    /* most are far from the mean, so that the cut is outside of where it is looked for first */
+    FEW,    /* eighths from 0 to 1: ties everywhere */
+    ZEROS,  /* of both signs */
+    ODD,    /* NaN, infinities, negative ones */
+    CLOSE,  /* that differ in their last bits */
+    KINDS
+} kind;
+
+static const char *const kind_name[KINDS] = {"spread", "far", "few", "zeros", "odd", "close"};
+
+typedef struct trial {
+    fga_score score; /* mass: rows are compared as they are; deviation: as shares of their sum */
+    int m, n, sub_q, sub_k, group;
+    int64_t batch, heads, kv_heads;
+    fga_sequence query, key;
+    double density; /* of head 0; the others' differ */
+    int neighbours; /* of the last head */
+    int dense;      /* one head in so many keeps everything; 0: none */
+    bool slow;      /* not with --quick */
+} trial;
+
+#define MASS FGA_SCORE_MASS
+#define MEAN FGA_SCORE_MEAN
+#define DEVIATION FGA_SCORE_DEVIATION
+
+static const trial trials[] = {
+    {MASS, 16, 1, 4, 1, 64, 1, 3, 1, VIDEO(100), VIDEO(300), 0.2, 0, 0, false},
+    {DEVIATION, 128, 1, 16, 1, 64, 1, 2, 1, VIDEO(300), VIDEO(700), 0.1, 0, 0, false},
+    {DEVIATION, 64, 1, 8, 1, 32, 2, 3, 3, TEXT(10, 7, 250, 200, 20, 5), TEXT(10, 7, 250, 200, 20, 5), 0.1, 3, 3, false},
+    {MASS, 64, 8, 16, 8, 64, 2, 2, 1, VIDEO(500), TEXT(3, 3, 640, 601, 0, 0), 0.3, 2, 0, false},
+    {MASS, 128, 128, 16, 16, 64, 1, 4, 2, TEXT(40, 31, 1900, 1890, 9, 9), TEXT(40, 31, 1900, 1890, 9, 9), 0.25, 2, 2,
+     false},
+    {DEVIATION, 128, 16, 16, 1, 16, 1, 2, 2, VIDEO(400), TEXT(3, 3, 1200, 1131, 40, 17), 0.5, 0, 0, true},
+    {MEAN, 64, 64, 64, 64, 64, 3, 2, 1, VIDEO(500), VIDEO(3000), 0.3, 1, 2, true},
+    {MASS, 16, 1, 4, 1, 64, 1, 1, 1, VIDEO(5), VIDEO(3), 0.5, 0, 0, false},
+    {MASS, 32, 1, 4, 1, 64, 1, 2, 1, VIDEO(90), VIDEO(1), 0.5, 0, 0, false},
+    {MASS, 16, 1, 4, 1, 64, 1, 1, 1, TEXT(40, 40, 0, 0, 0, 0), TEXT(40, 40, 300, 300, 0, 0), 0.5, 0, 0, true},
+    {MASS, 16, 8, 4, 1, 64, 1, 2, 2, VIDEO(60), TEXT(40, 33, 30, 0, 0, 0), 0.5, 0, 0, true},
+    {DEVIATION, 128, 1, 16, 1, 64, 1, 2, 1, VIDEO(300), VIDEO(700), 1e-4, 0, 0, false},
+    {MASS, 64, 1, 8, 1, 64, 1, 2, 1, VIDEO(300), VIDEO(400), 1, 0, 0, false},
+    {DEVIATION, 64, 1, 8, 1, 64, 1, 2, 1, VIDEO(300), VIDEO(400), 0.7, 0, 2, true},
+    {MASS, 128, 1, 16, 1, 64, 1, 2, 1, VIDEO(200), VIDEO(70000), 0.03, 0, 0, true},
+    {DEVIATION, 192, 1, 16, 1, 64, 1, 1, 1, VIDEO(300), VIDEO(120000), 0.1, 0, 0, true},
+};
+
+/* A head's own density: multiples of the trial's. */
+static fga_head_setting setting_of(const trial *t, int64_t h)
+{
+    return (fga_head_setting){.density = t->density * (1 + 0.5 * (double)(h % 3)) / 1.5,
+                              .neighbours = h + 1 == t->batch * t->heads ? t->neighbours : 0,
+                              .dense = t->dense > 0 && h % t->dense == t->dense - 1};
+}
+
+/* A whole number of so many bits, times a power of two. */
+static float exact(float x, float unit)
+{
+    return floorf(fminf(x, 0x1p24f)) * unit;
+}
+
+static float score_of_kind(kind k, int64_t row, int64_t tiles, uint64_t *state)
+{
+    uint64_t x = gpu_random(state);
+    float mean = ldexpf(1, -ilogb((double)tiles));
+    switch (k) {
+    case SPREAD:
+        return mean * exact(1000 * expf(gpu_normal(state)), ldexpf(1, (int)(row % 5) - 12));
+    case FAR:
+        return x % 8 == 0 ? mean * exact((float)(x >> 8 & 0xFFFF), 0x1p-35f) : mean * 0x1p-20f;
+    case FEW:
+        return (float)(x % 9) * 0.125f;
+    case ZEROS:
+        return x % 3 == 0 ? -0.0f : 0.0f;
+    case ODD:
+        return x % 50 == 0 ? NAN : x % 51 == 0 ? INFINITY : x % 52 == 0 ? -INFINITY : (float)(x >> 40) - 0x1p22f;
+    case CLOSE:
+    case KINDS:
+        break;
+    }
+    return mean * (1.0f + (float)(x % 300) * 0x1p-23f);
+}
+
+typedef struct bench {
+    const trial *t;
+    kind k;
+    fga_policy policy;
+    fga_predict_desc d;
+    int64_t rows, blocks, tiles;
+    fga_head_setting *heads;
+    float *scores; /* [rows][tiles] */
+} bench;
+
+static void make_scores(bench *b)
+{
+    uint64_t state = 17 + (uint64_t)b->k;
+    for (int64_t row = 0; row < b->rows; row++) {
+        for (int64_t v = 0; v < b->tiles; v++) {
+            float score = score_of_kind(b->k, row, b->tiles, &state);
+            /* Some rows have no sum, and one has a gate everywhere. */
+            bool none = b->k == ODD && row % 4 == 1 && !isfinite(score);
+            b->scores[row * b->tiles + v] = none ? 1.0f : b->k == ODD && row % 7 == 5 ? INFINITY : score;
+        }
+    }
+}
+
+static bench open_bench(const trial *t, kind k)
+{
+    bench b = {.t = t, .k = k};
+    b.policy = (fga_policy){.size = sizeof b.policy, .select = FGA_SELECT_BUDGET, .score = t->score};
+    b.d = fga_predict_desc_default();
+    b.d.batch = t->batch, b.d.query_heads = t->heads, b.d.kv_heads = t->kv_heads, b.d.head_dim = 64;
+    b.d.dtype = FGA_BF16, b.d.query = t->query, b.d.key = t->key, b.d.block_m = t->m, b.d.tile_n = t->n;
+    b.d.sub_q = t->sub_q, b.d.sub_k = t->sub_k, b.d.score = t->score, b.d.group = t->group;
+    b.blocks = fga_predict_blocks(&b.d), b.tiles = fga_predict_tiles(&b.d);
+    b.rows = t->batch * t->heads * b.blocks;
+    b.heads = room((size_t)(t->batch * t->heads) * sizeof *b.heads);
+    for (int64_t h = 0; h < t->batch * t->heads; h++) {
+        b.heads[h] = setting_of(t, h);
+    }
+    b.scores = room((size_t)(b.rows * b.tiles) * sizeof *b.scores);
+    make_scores(&b);
+    return b;
+}
+
+static fga_mask_desc describe_mask(const bench *b)
+{
+    fga_mask_desc m = fga_mask_desc_default();
+    m.batch = b->t->batch, m.heads = b->t->heads, m.block_m = b->t->m, m.tile_n = b->t->n;
+    m.query = b->t->query, m.key = b->t->key;
+    return m;
+}
+
+static fga_mask *select_here(fga_context *cpu, const bench *b)
+{
+    fga_mask *mask = NULL;
+    fga_ops ops;
+    size_t bytes = 0;
+    fga_mask_desc m = describe_mask(b);
+    gpu_need(cpu, fga_select_ops(cpu, &ops));
+    gpu_need(cpu, fga_mask_create(cpu, &m, FGA_MASK_BITMAP, &mask));
+    fga_selector selector = fga_selector_make(&b->policy, mask);
+    selector.ops = &ops;
+    fga_budget_bytes(cpu, b->rows, &bytes);
+    void *workspace = room(bytes);
+    fga_select_budget(&(fga_select_call){
+        .ctx = cpu, .selector = &selector, .heads = b->heads, .scores = b->scores, .workspace = workspace});
+    fga_mask_seal(mask);
+    free(workspace);
+    return mask;
+}
+
+/* As the scoring kernels leave them: of a tile's numbers the first is its score, the others add nothing. */
+static void put_scores(const bench *b, const fga_gpu_refresh_plan *plan, char *workspace)
+{
+    size_t bytes = (size_t)plan->key_rows * sizeof(float);
+    float *row = room(bytes);
+    for (int64_t i = 0; i < b->rows; i++) {
+        int64_t place = i / b->blocks * plan->head_tiles * plan->tile_blocks + i % b->blocks;
+        memset(row, 0, bytes);
+        for (int64_t v = 0; v < b->tiles; v++) {
+            row[v * plan->entries] = b->scores[i * b->tiles + v];
+        }
+        gpu_put(workspace + plan->score_at + (size_t)place * bytes, row, bytes);
+    }
+    free(row);
+}
+
+static fga_mask *select_there(fga_context *ctx, const bench *b)
+{
+    fga_gpu_refresh_plan plan;
+    fga_mask *mask = NULL;
+    fga_mask_desc m = describe_mask(b);
+    size_t heads = (size_t)(b->t->batch * b->t->heads);
+    gpu_need(ctx, fga_refresh_gpu_init(ctx, &b->d, &b->policy, &plan));
+    gpu_need(ctx, fga_mask_create_gpu(ctx, &m, &mask));
+    char *workspace = gpu_alloc(plan.workspace_bytes);
+    gpu_fill(workspace, 0xFF, plan.workspace_bytes);
+    put_scores(b, &plan, workspace);
+    fga_attend_args args = fga_attend_args_default(); /* no tensors: scores are there already */
+    fga_refresh_gpu_call call = {.args = &args,
+                                 .heads = b->heads,
+                                 .keep = room(heads * sizeof(int32_t)),
+                                 .near = room(heads * sizeof(int32_t)),
+                                 .everything = room(heads),
+                                 .budget = room(heads * sizeof(int64_t)),
+                                 .parts = FGA_GPU_SELECT,
+                                 .workspace = workspace,
+                                 .mask = mask};
+    for (int i = 0; i < (b->k == FEW ? 2 : 1); i++) { /* what a first one leaves behind changes nothing */
+        gpu_need(ctx, fga_refresh_gpu_run(ctx, &plan, &b->policy, &call));
+    }
+    gpu_finish();
+    gpu_free(workspace);
+    free(call.keep), free(call.near), free(call.everything), free(call.budget);
+    return mask;
+}
+
+static void check_trial(fga_context *ctx, fga_context *cpu, const trial *t, kind k)
+{
+    char name[120];
+    bench b = open_bench(t, k);
+    fga_mask *wanted = select_here(cpu, &b), *made = select_there(ctx, &b), *fetched = NULL;
+    gpu_need(ctx, fga_mask_fetch(ctx, made, &fetched));
+    int32_t *keys = room((size_t)b.rows * sizeof *keys);
+    gpu_get(keys, made->gpu.row_keys, (size_t)b.rows * sizeof *keys);
+    int64_t differ = 0, miscounted = 0, words = wanted->words;
+    for (int64_t row = 0; row < b.rows; row++) {
+        differ +=
+            memcmp(fga_mask_bits(fetched, row), fga_mask_bits(wanted, row), (size_t)words * sizeof(uint64_t)) != 0;
+        miscounted += keys[row] != wanted->row_keys[row];
+    }
+    snprintf(name, sizeof name, "%s M=%d N=%d %dx%d rows of %d tiles, %s", t->score == DEVIATION ? "deviation" : "mass",
+             t->m, t->n, (int)(t->batch * t->heads), (int)b.blocks, (int)b.tiles, kind_name[k]);
+    verdict(differ == 0, "FAIL budget, %s: %g rows differ, allowed %g\n", name, (double)differ, 0);
+    verdict(miscounted == 0, "FAIL budget, %s: keys of %g rows miscounted, allowed %g\n", name, (double)miscounted, 0);
+    fga_mask_release(&wanted), fga_mask_release(&made), fga_mask_release(&fetched);
+    free(keys), free(b.heads), free(b.scores);
+}
+
+void check_budgets(fga_context *ctx, fga_context *cpu, bool quick)
+{
+    int done = 0;
+    for (size_t i = 0; i < sizeof trials / sizeof trials[0]; i++) {
+        bool few = trials[i].key.video > 10000; /* an emulated device takes its time */
+        for (int k = quick ? (int)i % 2 : 0; k < KINDS && !(quick && trials[i].slow); k += quick ? 2 : 1) {
+            if (!few || k == SPREAD || k == FEW) {
+                check_trial(ctx, cpu, &trials[i], (kind)k);
+                done++;
+            }
+        }
+    }
+    printf("budgets: %d masks\n", done);
+}
