@@ -223,11 +223,12 @@ static void bench_refresh(bench *b, const char *name, const char *policy)
     int32_t keep[64], near[64];
     uint8_t everything[64];
     int64_t budget;
+    double number[64];
     for (int64_t h = 0; h < b->heads; h++) {
         settings[h].density = 0.2;
     }
     b->call.args = &b->args, b->call.heads = settings, b->call.keep = keep, b->call.near = near;
-    b->call.everything = everything, b->call.budget = &budget;
+    b->call.everything = everything, b->call.budget = &budget, b->call.number = number;
     b->call.workspace = gpu_alloc(b->plan.workspace_bytes);
     static const struct {
         const char *name;

@@ -56,6 +56,14 @@ static fga_status check_score(fga_context *ctx, const fga_predict_desc *d)
     return FGA_OK;
 }
 
+static fga_gpu_rule rule_of(const fga_policy *policy)
+{
+    return policy->select == FGA_SELECT_BUDGET      ? FGA_GPU_BUDGET
+           : policy->select == FGA_SELECT_THRESHOLD ? FGA_GPU_OVER
+           : policy->select == FGA_SELECT_ADAPTIVE  ? FGA_GPU_ADAPTIVE
+                                                    : FGA_GPU_BEST;
+}
+
 fga_status fga_refresh_gpu_init(fga_context *ctx, const fga_predict_desc *d, const fga_policy *policy,
                                 fga_gpu_refresh_plan *plan)
 {
@@ -77,7 +85,8 @@ fga_status fga_refresh_gpu_init(fga_context *ctx, const fga_predict_desc *d, con
         .sub_q = mean ? d->block_m : (int32_t)fga_min(d->sub_q, d->block_m),
         .sub_k = mean ? d->tile_n : (int32_t)fga_min(d->sub_k, d->tile_n),
         .group = d->group,
-        .budget = policy != NULL && policy->select == FGA_SELECT_BUDGET,
+        .rule = policy != NULL ? rule_of(policy) : FGA_GPU_BEST,
+        .full_covariance = policy != NULL && policy->full_covariance,
         .scale = d->scale != 0 ? d->scale : 1.0f / sqrtf((float)d->head_dim),
         .query_valid = fga_gpu_spans_of(&query),
         .key_valid = fga_gpu_spans_of(&key),
@@ -178,6 +187,14 @@ static fga_status order_rows(fga_context *ctx, fga_mask *mask)
                                 ctx->stream);
 }
 
+/* What scores are to lie above, as in select.c; of adaptive selections the factor of a row's spread. */
+static double number_of(const fga_policy *policy, const fga_head_setting *head, int64_t keys)
+{
+    return policy->select == FGA_SELECT_THRESHOLD  ? (double)(float)(head->threshold / (double)keys)
+           : policy->select == FGA_SELECT_ADAPTIVE ? head->tau
+                                                   : 0;
+}
+
 /* B of each batch item, as in select_budget.c: rows that choose are the same for all its heads. */
 static void count_budgets(const fga_mask *mask, const fga_head_setting *heads, int64_t *budget)
 {
@@ -205,6 +222,7 @@ fga_status fga_refresh_gpu_run(fga_context *ctx, const fga_gpu_refresh_plan *pla
                               .neighbours = call->near,
                               .everything = call->everything,
                               .budget = call->budget,
+                              .number = call->number,
                               .parts = call->parts != 0 ? call->parts : FGA_GPU_ALL_PARTS,
                               .workspace = call->workspace,
                               .stream = ctx->stream};
@@ -212,12 +230,14 @@ fga_status fga_refresh_gpu_run(fga_context *ctx, const fga_gpu_refresh_plan *pla
     FGA_TRY(fga_gpu_rows_of(ctx, "k", &call->args->k, &c.k));
     FGA_TRY(fga_gpu_rows_of(ctx, "v", &call->args->v, &c.v));
     double share = 1; /* that a row keeps by itself */
-    if (plan->shape.budget) {
+    int64_t keys = fga_sequence_valid(&mask->desc.key);
+    if (plan->shape.rule == FGA_GPU_BUDGET) {
         share = 0.25;
         count_budgets(mask, call->heads, call->budget);
     }
     for (int64_t h = 0; h < mask->desc.batch * mask->desc.heads; h++) {
         call->keep[h] = count_kept(mask, share * call->heads[h].density);
+        call->number[h] = number_of(policy, &call->heads[h], keys);
         call->near[h] = call->heads[h].neighbours;
         call->everything[h] = call->heads[h].dense;
     }

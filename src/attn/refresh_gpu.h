@@ -17,13 +17,14 @@ fga_status fga_refresh_gpu_init(fga_context *ctx, const fga_predict_desc *desc, 
 /* A mask whose bits only the device has, until fga_mask_fetch. */
 fga_status fga_mask_create_gpu(fga_context *ctx, const fga_mask_desc *desc, fga_mask **mask);
 
-/* Scores q against k and keeps the best of each row, or of all. */
+/* Scores q against k and selects as the policy does. */
 typedef struct fga_refresh_gpu_call {
     const fga_attend_args *args; /* q, k, v */
     const fga_head_setting *heads;
     int32_t *keep, *near; /* [batch*query_heads]: room */
     uint8_t *everything;  /* likewise */
     int64_t *budget;      /* [batch]: room */
+    double *number;       /* [batch*query_heads]: room */
     int32_t parts;        /* 0: all; for benchmarks */
     void *workspace;
     fga_mask *mask; /* of fga_mask_create_gpu */

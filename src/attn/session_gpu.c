@@ -15,15 +15,17 @@ bool fga_session_on_device(const fga_session *s)
 static fga_status refuse(fga_context *ctx, const fga_policy *p, const char *what)
 {
     return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED,
-                            "policy %s: %s, which sessions on %s cannot; they run dense, fgdfs, dfs and other "
-                            "selections topk or budget by mass, mean or deviation",
+                            "policy %s: %s, which sessions on %s cannot; they run dense, fgdfs, dfs, sol and other "
+                            "selections topk, budget, threshold or adaptive by mass, mean or deviation",
                             p->name, what, ctx->gpu.name);
 }
 
 fga_status fga_session_check_gpu(fga_context *ctx, const fga_policy *p)
 {
-    if (p->select != FGA_SELECT_TOPK && p->select != FGA_SELECT_BUDGET) {
-        return refuse(ctx, p, "it selects otherwise than by topk or budget");
+    bool knows = p->select == FGA_SELECT_TOPK || p->select == FGA_SELECT_BUDGET || p->select == FGA_SELECT_THRESHOLD ||
+                 p->select == FGA_SELECT_ADAPTIVE;
+    if (!knows) {
+        return refuse(ctx, p, "it selects otherwise than by topk, budget, threshold or adaptive");
     }
     if (p->score != FGA_SCORE_MASS && p->score != FGA_SCORE_MEAN && p->score != FGA_SCORE_DEVIATION) {
         return refuse(ctx, p, "it scores otherwise than by mass, mean or deviation");
@@ -121,6 +123,7 @@ fga_status fga_session_select_gpu(fga_session_call *c)
                                        .near = s->near,
                                        .everything = s->everything,
                                        .budget = s->budget,
+                                       .number = s->number,
                                        .workspace = c->workspace,
                                        .mask = slot->mask};
     c->attended = false;

@@ -111,25 +111,14 @@ __device__ __forceinline__ uint64_t lowest_from(const fga_gpu_budget &b, uint64_
  * in an order that hangs on the row's length alone. */
 __device__ __forceinline__ double row_sum(const fga_gpu_select &a, const select_row &r, select_shared &sh)
 {
-    double sum = 0, *parts = reinterpret_cast<double *>(sh.bins);
+    double sum = 0;
     for (int i = 0; i < a.live.count; i++) {
         for (int tile = a.live.begin[i] + (int)threadIdx.x; tile < a.live.end[i]; tile += (int)blockDim.x) {
             float score = tile_score(r.score, r.entries, tile);
             sum += rank_of(score) == 0xFF800000u ? 0.0 : (double)score;
         }
     }
-    for (int distance = 16; distance > 0; distance /= 2) {
-        sum += __shfl_xor_sync(0xFFFFFFFFu, sum, distance);
-    }
-    __syncthreads();
-    if ((threadIdx.x & 31) == 0) {
-        parts[threadIdx.x / 32] = sum;
-    }
-    __syncthreads();
-    sum = 0;
-    for (int warp = 0; warp < (int)blockDim.x / 32; warp++) {
-        sum += parts[warp];
-    }
+    sum = block_sum(sum, reinterpret_cast<double *>(sh.bins));
     return sum > 0 ? sum : 1;
 }
 

@@ -7,7 +7,8 @@
 /* Kernels that are loaded with the context. With a dtype they come in f16 and bf16; the probe's by head_dim too. */
 enum {
     FGA_MOVE_ROWS,
-    FGA_SELECT_TILES,
+    FGA_BEST_TILES,
+    FGA_TILES_OVER,
     FGA_ORDER_BLOCKS,
     FGA_COUNT_RESTS,
     FGA_ADD_BOTH,

@@ -57,7 +57,8 @@ static const struct {
     int shared; /* bytes; -1: the most there can be, for it depends on the call */
 } lone_kernels[FGA_LONE] = {
     [FGA_MOVE_ROWS] = {"fga_move_rows", 0},
-    [FGA_SELECT_TILES] = {"fga_select_tiles", -1},
+    [FGA_BEST_TILES] = {"fga_select_tiles", -1},
+    [FGA_TILES_OVER] = {"fga_select_over", 0},
     [FGA_ORDER_BLOCKS] = {"fga_order_blocks_by_keys", 0},
     [FGA_COUNT_RESTS] = {"fga_count_group_rests", 0},
     [FGA_ADD_BOTH] = {"fga_add_both", 0},
@@ -238,15 +239,17 @@ static fga_status lay_workspace(fga_context *ctx, fga_gpu_refresh_plan *p)
     int64_t tiles = heads * p->head_tiles;
     size_t row_bytes = 2 * (size_t)p->dim, tile_bytes = (size_t)p->tile_blocks * (size_t)p->key_rows * sizeof(float);
     int64_t fit = tile_bytes > 0 ? (int64_t)(slab_bytes / tile_bytes) : 1;
-    p->slab_tiles = (int32_t)(fit < 1 ? 1 : fit < tiles && !s->budget ? fit : tiles);
+    p->slab_tiles = (int32_t)(fit < 1 ? 1 : fit < tiles && s->rule != FGA_GPU_BUDGET ? fit : tiles);
     bool fits = fga_gpu_carve(&p->workspace_bytes, heads * p->rows, row_bytes, &p->q_at) &&
                 fga_gpu_carve(&p->workspace_bytes, heads * p->rows, 2 * sizeof(float), &p->q_meta_at) &&
                 fga_gpu_carve(&p->workspace_bytes, heads * p->rows, sizeof(float), &p->lse_at) &&
                 fga_gpu_carve(&p->workspace_bytes, s->score == FGA_GPU_MASS ? kv_heads * p->key_rows : 0, row_bytes,
                               &p->k_at) &&
                 fga_gpu_carve(&p->workspace_bytes, kv_heads * p->key_rows, 2 * sizeof(float), &p->k_meta_at) &&
+                fga_gpu_carve(&p->workspace_bytes, s->rule == FGA_GPU_ADAPTIVE ? 2 * kv_heads * p->dim : 0,
+                              sizeof(double), &p->moments_at) &&
                 fga_gpu_carve(&p->workspace_bytes, p->slab_tiles, tile_bytes, &p->score_at) &&
-                (!s->budget || fga_gpu_budget_lay(p));
+                (s->rule != FGA_GPU_BUDGET || fga_gpu_budget_lay(p));
     return fits ? FGA_OK : unsupported(ctx, s, "more tokens than one run takes");
 }
 
@@ -257,12 +260,13 @@ fga_grid fga_gpu_select_grid(const fga_context *ctx, int64_t rows, int32_t tiles
     return (fga_grid){rows, tiles <= 2048 ? 256 : 1024, *cached ? (int)shared : FGA_SELECT_SHARED};
 }
 
-/* sm_90's own: not where a variant is forced that is not its, nor for what its accumulators do not hold. */
+/* sm_90's own: not where a variant is forced that is not its, nor for what its accumulators do not hold, nor for
+ * logits, which are of so few means that they take no time. */
 static bool is_wide(const fga_context *ctx, const fga_gpu_refresh_plan *p)
 {
     const char *forced = ctx->options.variant;
     return ctx->gpu.major == 9 && ctx->gpu.minor == 0 && (forced == NULL || strcmp(forced, "sm90") == 0) &&
-           p->block_eights <= 2 && p->shape.scale > 0;
+           p->block_eights <= 2 && p->shape.scale > 0 && p->shape.rule != FGA_GPU_ADAPTIVE;
 }
 
 static fga_status find_rank(fga_context *ctx, fga_gpu_refresh_plan *p)
@@ -279,7 +283,7 @@ static fga_status find_rank(fga_context *ctx, fga_gpu_refresh_plan *p)
     snprintf(name, sizeof name, "%s_row_sums_%s_d%d", prefix, mass ? "means" : type, p->dim);
     FGA_TRY(find_in(ctx, module, name, p->rank_shared, &p->stats));
     if (mass) {
-        snprintf(name, sizeof name, "%s_mass_d%d", prefix, p->dim);
+        snprintf(name, sizeof name, "%s_%s_d%d", prefix, s->rule == FGA_GPU_ADAPTIVE ? "logits" : "mass", p->dim);
     } else {
         snprintf(name, sizeof name, "%s_deviation_%s_d%d_g%d", prefix, type, p->dim, s->group);
     }
@@ -298,7 +302,9 @@ static fga_status find_kernels(fga_context *ctx, fga_gpu_refresh_plan *p)
     }
     FGA_TRY(find_rank(ctx, p));
     FGA_TRY(find_in(ctx, OPS_MODULE, "fga_write_scores", 0, &p->write));
-    return fga_gpu_find(ctx, FGA_SELECT_TILES, &p->select);
+    FGA_TRY(find_in(ctx, OPS_MODULE, "fga_key_moments", 0, &p->moments));
+    bool over = p->shape.rule == FGA_GPU_OVER || p->shape.rule == FGA_GPU_ADAPTIVE;
+    return fga_gpu_find(ctx, over ? FGA_TILES_OVER : FGA_BEST_TILES, &p->select);
 }
 
 fga_status fga_gpu_refresh_prepare(fga_context *ctx, const fga_gpu_refresh *shape, fga_gpu_refresh_plan *p)
@@ -364,6 +370,21 @@ static fga_status part_values(fga_context *ctx, const fga_gpu_refresh_plan *p, c
     return fga_gpu_launch(ctx, p->apart, row_grid((int64_t)a.batch * a.kv_heads * a.groups, a.head_dim), c->stream, &a);
 }
 
+static fga_status find_moments(fga_context *ctx, const fga_gpu_refresh_plan *p, const fga_gpu_refresh_call *c)
+{
+    char *memory = c->workspace;
+    fga_gpu_moments a = {
+        .mean = memory + p->k_at,
+        .meta = (const float *)(memory + p->k_meta_at),
+        .moments = (double *)(memory + p->moments_at),
+        .tiles = p->key_count,
+        .rows = p->key_rows,
+        .dim = p->dim,
+    };
+    const fga_grid g = {(int64_t)p->shape.batch * p->shape.kv_heads, p->dim / 2, 0};
+    return fga_gpu_launch(ctx, p->moments, g, c->stream, &a);
+}
+
 static fga_gpu_rank rank_of(const fga_gpu_refresh_plan *p, const fga_gpu_refresh_call *c)
 {
     const fga_gpu_refresh *s = &p->shape;
@@ -412,7 +433,7 @@ int32_t fga_gpu_equal_heads(const fga_gpu_refresh_call *c, int32_t head, int32_t
 {
     int32_t next = head + 1;
     while (next < end && c->keep[next] == c->keep[head] && c->neighbours[next] == c->neighbours[head] &&
-           c->everything[next] == c->everything[head]) {
+           c->everything[next] == c->everything[head] && (c->number == NULL || c->number[next] == c->number[head])) {
         next++;
     }
     select->head_first = head;
@@ -423,6 +444,22 @@ int32_t fga_gpu_equal_heads(const fga_gpu_refresh_call *c, int32_t head, int32_t
     return next;
 }
 
+static fga_gpu_over over_of(const fga_gpu_refresh_plan *p, const fga_gpu_refresh_call *c)
+{
+    const fga_gpu_refresh *s = &p->shape;
+    const char *memory = c->workspace;
+    fga_gpu_over a = {.query_heads = s->query_heads, .kv_heads = s->kv_heads, .rows = p->rows, .dim = p->dim};
+    if (s->rule == FGA_GPU_ADAPTIVE) {
+        a.moments = (const double *)(memory + p->moments_at);
+        a.q = memory + p->q_at;
+        a.q_meta = (const float *)(memory + p->q_meta_at);
+        a.unit = (double)s->scale * 1.44269504088896341;
+        a.block_subs = 8 * p->block_eights;
+        a.full_covariance = s->full_covariance;
+    }
+    return a;
+}
+
 /* Selects for every head of the slab, heads of equal settings together. */
 static fga_status select_slab(fga_context *ctx, const fga_gpu_refresh_plan *p, const fga_gpu_refresh_call *c,
                               fga_gpu_select *a, int32_t tiles)
@@ -431,9 +468,13 @@ static fga_status select_slab(fga_context *ctx, const fga_gpu_refresh_plan *p, c
     fga_grid g = fga_gpu_select_grid(ctx, (int64_t)tiles * p->tile_blocks, p->tiles, &cached);
     int32_t first = a->tile_first / p->head_tiles, last = (a->tile_first + tiles - 1) / p->head_tiles;
     a->cached = cached;
-    for (int32_t h = first; h <= last;) {
-        h = fga_gpu_equal_heads(c, h, last + 1, a);
-        FGA_TRY(fga_gpu_launch(ctx, p->select, g, c->stream, a));
+    fga_gpu_over over = over_of(p, c);
+    bool best = p->shape.rule == FGA_GPU_BEST;
+    for (int32_t h = first, next = first; h <= last; h = next) {
+        next = fga_gpu_equal_heads(c, h, last + 1, a);
+        over.select = *a;
+        over.number = best ? 0 : c->number[h];
+        FGA_TRY(fga_gpu_launch(ctx, p->select, g, c->stream, best ? (void *)a : &over));
     }
     return FGA_OK;
 }
@@ -449,7 +490,7 @@ static fga_status run_slabs(fga_context *ctx, const fga_gpu_refresh_plan *p, con
     select.entries = p->entries;
     select.tile_blocks = p->tile_blocks;
     select.head_tiles = p->head_tiles;
-    if ((c->parts & FGA_GPU_ROW_SUMS) != 0) {
+    if ((c->parts & FGA_GPU_ROW_SUMS) != 0 && s->rule != FGA_GPU_ADAPTIVE) {
         FGA_TRY(fga_gpu_launch(ctx, p->stats, (fga_grid){all, p->rank_threads, p->rank_shared}, c->stream, &a));
     }
     for (int64_t first = 0; first < all; first += p->slab_tiles) {
@@ -464,7 +505,8 @@ static fga_status run_slabs(fga_context *ctx, const fga_gpu_refresh_plan *p, con
             FGA_TRY(
                 fga_gpu_launch(ctx, p->write, (fga_grid){(int64_t)tiles * p->tile_blocks, 256, 0}, c->stream, &select));
         } else if ((c->parts & FGA_GPU_SELECT) != 0) {
-            FGA_TRY(s->budget ? fga_gpu_budget_launch(ctx, p, c, &select) : select_slab(ctx, p, c, &select, tiles));
+            FGA_TRY(s->rule == FGA_GPU_BUDGET ? fga_gpu_budget_launch(ctx, p, c, &select)
+                                              : select_slab(ctx, p, c, &select, tiles));
         }
     }
     return FGA_OK;
@@ -478,6 +520,7 @@ fga_status fga_gpu_refresh_launch(fga_context *ctx, const fga_gpu_refresh_plan *
     if ((c->parts & FGA_GPU_POOL) != 0) {
         FGA_TRY(pool(ctx, p, c, false));
         FGA_TRY(p->shape.score == FGA_GPU_MASS ? pool(ctx, p, c, true) : part_values(ctx, p, c));
+        FGA_TRY(p->shape.rule == FGA_GPU_ADAPTIVE ? find_moments(ctx, p, c) : FGA_OK);
     }
     return run_slabs(ctx, p, c);
 }
@@ -487,7 +530,7 @@ fga_status fga_gpu_select_rows(fga_context *ctx, const fga_gpu_select *select, i
     void *kernel = NULL;
     bool cached = false;
     fga_grid g = fga_gpu_select_grid(ctx, rows, select->tiles, &cached);
-    FGA_TRY(fga_gpu_find(ctx, FGA_SELECT_TILES, &kernel));
+    FGA_TRY(fga_gpu_find(ctx, FGA_BEST_TILES, &kernel));
     fga_gpu_select a = *select;
     a.cached = cached;
     return fga_gpu_launch(ctx, kernel, g, stream, &a);

@@ -1,7 +1,8 @@
 /* ops.cu - the kernels of a refresh and of measuring: thin entries to rows.cuh, rank.cuh, select.cuh,
- * budget.cuh and probe.cuh. */
+ * over.cuh, budget.cuh and probe.cuh. */
 #include "cuda/budget.cuh"
 #include "cuda/ops_shapes.h"
+#include "cuda/over.cuh"
 #include "cuda/probe.cuh"
 #include "cuda/rank.cuh"
 #include "cuda/select.cuh"
@@ -60,7 +61,11 @@ FGA_ROW_KERNELS(f16, __half)
     } \
     FGA_RANK_ENTRY(fga_mass_d##dim) \
     { \
-        fga::scores<__half, dim, true, 0>(a); \
+        fga::scores<__half, dim, true, fga::RANK_MASS>(a); \
+    } \
+    FGA_RANK_ENTRY(fga_logits_d##dim) \
+    { \
+        fga::scores<__half, dim, true, fga::RANK_LOGITS>(a); \
     }
 
 FGA_DEVIATIONS(bf16, __nv_bfloat16, 64)
@@ -73,6 +78,16 @@ FGA_MASS(128)
 FGA_ENTRY(fga_select_tiles, fga_gpu_select, 1024)
 {
     fga::select_row_of(a);
+}
+
+FGA_ENTRY(fga_key_moments, fga_gpu_moments, 64)
+{
+    fga::key_moments(a);
+}
+
+FGA_ENTRY(fga_select_over, fga_gpu_over, 1024)
+{
+    fga::select_over(a);
 }
 
 FGA_ENTRY(fga_budget_begin, fga_gpu_budget, 1024)

@@ -16,6 +16,7 @@ namespace fga
 {
 
 enum { RANK_THREADS = 256, RANK_KEYS = FGA_RANK_TILE };
+enum { RANK_MASS = 0, RANK_LOGITS = -1 }; /* in place of a group of keys, which means deviation */
 
 template <int D> struct rank_tile {
     static constexpr int row_bytes = 2 * D + 16, chunks = D / 8, bytes = RANK_KEYS * row_bytes;
@@ -319,7 +320,8 @@ template <int GROUP> __device__ __forceinline__ void group_totals(const float (&
     }
 }
 
-/* GROUP 0: mass, else deviation. */
+/* GROUP of keys: deviation; or RANK_MASS; or RANK_LOGITS, in base 2 and without the keys' biases, of the one pooled
+ * query that a block has: the others are zeros. */
 template <typename T, int D, bool FACTORS, int GROUP> __device__ __forceinline__ void scores(const fga_gpu_rank &a)
 {
     extern __shared__ __align__(16) unsigned char memory[];
@@ -327,7 +329,7 @@ template <typename T, int D, bool FACTORS, int GROUP> __device__ __forceinline__
     rank_place p = rank_place_of(a);
     rank_warp w = rank_warp_of();
     rank_columns columns;
-    load_columns(a, p, w, true, columns);
+    load_columns(a, p, w, GROUP != RANK_LOGITS, columns);
     int quad = threadIdx.x & 3;
     int64_t block = ((int64_t)blockIdx.x / a.splits * FGA_RANK_TILE + w.rows) / (8 * a.block_eights);
     each_tile<T, D>(a, p, sh, [&](int first, int stage) {
@@ -352,7 +354,9 @@ template <typename T, int D, bool FACTORS, int GROUP> __device__ __forceinline__
                 for (int i = 0; i < 8; i++) {
                     float2 key = meta[i * 8];
                     float scale = FACTORS ? columns.scale[n][j] * key.x : columns.scale[n][j];
-                    weight[i] = exp2_fast(fmaf(x.c[i / 2][n][i % 2 * 2 + j], scale, key.y) - columns.lse[n][j]);
+                    float product = x.c[i / 2][n][i % 2 * 2 + j];
+                    weight[i] = GROUP == RANK_LOGITS ? product * scale
+                                                     : exp2_fast(fmaf(product, scale, key.y) - columns.lse[n][j]);
                 }
                 if constexpr (GROUP > 0) {
                     group_totals<GROUP>(weight, total);

@@ -461,6 +461,25 @@ __device__ __forceinline__ void write_row(const fga_gpu_select &a, const select_
     }
 }
 
+/* The same for all threads; each warp's part goes to parts[warp], in shared memory. The order hangs on the number of
+ * threads alone. */
+__device__ __forceinline__ double block_sum(double x, double *parts)
+{
+    for (int distance = 16; distance > 0; distance /= 2) {
+        x += __shfl_xor_sync(0xFFFFFFFFu, x, distance);
+    }
+    __syncthreads();
+    if ((threadIdx.x & 31) == 0) {
+        parts[threadIdx.x / 32] = x;
+    }
+    __syncthreads();
+    double sum = 0;
+    for (int warp = 0; warp < (int)blockDim.x / 32; warp++) {
+        sum += parts[warp];
+    }
+    return sum;
+}
+
 /* Block u of a head, whose scores are the place-th row of them. */
 __device__ __forceinline__ select_choice start_row(const fga_gpu_select &a, int u, int64_t place, select_shared &sh,
                                                    select_row &r)
@@ -477,17 +496,29 @@ __device__ __forceinline__ select_choice start_row(const fga_gpu_select &a, int 
     return s;
 }
 
+/* A thread block's query block, in a slab. */
+struct slab_place {
+    int head, u;
+    bool inside; /* not past the head's last */
+};
+
+__device__ __forceinline__ slab_place slab_place_of(const fga_gpu_select &a)
+{
+    int tile = a.tile_first + (int)blockIdx.x / a.tile_blocks, head = tile / a.head_tiles;
+    int u = (tile - head * a.head_tiles) * a.tile_blocks + (int)blockIdx.x % a.tile_blocks;
+    return {head, u, u < a.blocks};
+}
+
 __device__ __forceinline__ void select_row_of(const fga_gpu_select &a)
 {
     extern __shared__ __align__(16) unsigned char memory[];
     auto &sh = *reinterpret_cast<select_shared *>(memory);
-    int tile = a.tile_first + (int)blockIdx.x / a.tile_blocks, head = tile / a.head_tiles;
-    int u = (tile - head * a.head_tiles) * a.tile_blocks + (int)blockIdx.x % a.tile_blocks;
-    if (u >= a.blocks || head < a.head_first || head >= a.head_end) {
+    slab_place at = slab_place_of(a);
+    if (!at.inside || at.head < a.head_first || at.head >= a.head_end) {
         return;
     }
     select_row r;
-    select_choice s = start_row(a, u, blockIdx.x, sh, r);
+    select_choice s = start_row(a, at.u, blockIdx.x, sh, r);
     if (s.open) {
         int base = guess_base(r, sh);
         survey(r, sh.high, sh, base);
@@ -499,7 +530,7 @@ __device__ __forceinline__ void select_row_of(const fga_gpu_select &a)
             s.ties_before = s.cut.ties < s.cut.equal ? ties_before(a, r, s.cut, sh) : 0;
         }
     }
-    write_row(a, r, sh, s, (int64_t)head * a.blocks + u);
+    write_row(a, r, sh, s, (int64_t)at.head * a.blocks + at.u);
 }
 
 /* ---- all scores, and the order of blocks --------------------------------------------------------------------------
@@ -507,13 +538,12 @@ __device__ __forceinline__ void select_row_of(const fga_gpu_select &a)
 
 __device__ __forceinline__ void write_scores(const fga_gpu_select &a)
 {
-    int tile = a.tile_first + (int)blockIdx.x / a.tile_blocks, head = tile / a.head_tiles;
-    int u = (tile - head * a.head_tiles) * a.tile_blocks + (int)blockIdx.x % a.tile_blocks;
-    if (u >= a.blocks) {
+    slab_place at = slab_place_of(a);
+    if (!at.inside) {
         return;
     }
     const float *score = a.score + (int64_t)blockIdx.x * a.score_stride;
-    float *to = a.tile_score + ((int64_t)head * a.blocks + u) * a.tiles;
+    float *to = a.tile_score + ((int64_t)at.head * a.blocks + at.u) * a.tiles;
     for (int v = threadIdx.x; v < a.tiles; v += (int)blockDim.x) {
         to[v] = tile_score(score, a.entries, v);
     }

@@ -112,6 +112,29 @@ typedef struct fga_gpu_select {
     int32_t cached; /* the row's ranks fit into shared memory */
 } fga_gpu_select;
 
+/* ---- all above a number -------------------------------------------------------------------------------------------
+ */
+
+/* Of the means of key tiles. */
+typedef struct fga_gpu_moments {
+    const void *mean;  /* [batch*kv_heads][rows][dim] */
+    const float *meta; /* as fga_gpu_pool leaves it */
+    double *moments;   /* [batch*kv_heads][2: mean, variance][dim] */
+    int32_t tiles, rows, dim;
+} fga_gpu_moments;
+
+/* Keeps the free tiles with scores above a number. */
+typedef struct fga_gpu_over {
+    fga_gpu_select select;
+    double number; /* that; or, with moments, how many times the row's spread it lies above its mean */
+    const double *moments;
+    const void *q;                                        /* means of query blocks, as fga_gpu_rank has them */
+    const float *q_meta;                                  /* likewise */
+    double unit;                                          /* of logits: scale * log2 e */
+    int32_t query_heads, kv_heads, rows, block_subs, dim; /* pooled rows of a head, of a block */
+    int32_t full_covariance;                              /* the spread is that of the row itself */
+} fga_gpu_over;
+
 /* ---- a budget for all rows ----------------------------------------------------------------------------------------
  */
 
@@ -185,26 +208,30 @@ typedef struct fga_gpu_probe {
  */
 
 typedef enum fga_gpu_score { FGA_GPU_MASS, FGA_GPU_DEVIATION } fga_gpu_score;
+/* What a row keeps: its best; its share of the best of all rows, whose scores are kept all at once; those above a
+ * number; those so far above its mean, for which the score is raw logits. */
+typedef enum fga_gpu_rule { FGA_GPU_BEST, FGA_GPU_BUDGET, FGA_GPU_OVER, FGA_GPU_ADAPTIVE } fga_gpu_rule;
 
 /* The shape of one refresh; grids are in tokens. */
 typedef struct fga_gpu_refresh {
     fga_gpu_score score;
+    fga_gpu_rule rule;
     fga_dtype dtype;
     int32_t batch, query_heads, kv_heads, query_len, key_len, head_dim;
     int32_t block_m, tile_n, sub_q, sub_k, group;
-    int32_t budget; /* one for all rows: their scores are kept all at once */
+    int32_t full_covariance; /* of FGA_GPU_ADAPTIVE */
     float scale;
     fga_gpu_spans query_valid, key_valid;
 } fga_gpu_refresh;
 
 typedef struct fga_gpu_refresh_plan {
     fga_gpu_refresh shape;
-    void *pool_q, *pool_k, *apart, *stats, *rank, *select, *write; /* kernels */
+    void *pool_q, *pool_k, *apart, *moments, *stats, *rank, *select, *write; /* kernels */
     int32_t dim, rows, key_rows, key_count, block_eights, blocks, tiles, tile_blocks, head_tiles, entries;
     int32_t slab_tiles;
     int32_t rank_threads, rank_shared, rank_stages;
     int32_t near_room; /* with a budget */
-    size_t q_at, q_meta_at, lse_at, k_at, k_meta_at, score_at, state_at, rows_at, near_at, workspace_bytes;
+    size_t q_at, q_meta_at, lse_at, k_at, k_meta_at, moments_at, score_at, state_at, rows_at, near_at, workspace_bytes;
 } fga_gpu_refresh_plan;
 
 /* Parts of a refresh, so that benchmarks can time them one by one. */
@@ -217,6 +244,7 @@ typedef struct fga_gpu_refresh_call {
     const int32_t *keep, *neighbours; /* host arrays [batch*query_heads]: K, or with a budget the floor; neighbours */
     const uint8_t *everything;        /* [batch*query_heads] */
     const int64_t *budget;            /* [batch]: B, with a budget */
+    const double *number;             /* [batch*query_heads]: of fga_gpu_over */
     int32_t parts;                    /* FGA_GPU_ALL_PARTS, or some of them: then of what the others left behind */
     void *workspace, *stream;
 } fga_gpu_refresh_call;

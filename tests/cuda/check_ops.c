@@ -678,9 +678,12 @@ static fga_status open_session(pair *p, int i, const scene *c, const char *polic
     fga_session_desc d = fga_session_desc_default();
     d.layers = 2, d.batch = s->batch, d.query_heads = s->heads, d.kv_heads = s->kv_heads, d.head_dim = s->dim;
     d.dtype = s->dtype, d.sequence = s->key, d.measure_fraction = measure;
-    static const fga_override head_0 = {1, 1, 0, 0, -1, "density=0.5"};
-    d.overrides = &head_0, d.override_count = c->blocks > 0; /* a scene of a shape alone has none */
     gpu_need(p->ctx[i], fga_policy_parse(p->ctx[i], policy, &d.policy));
+    fga_override head_0 = {1, 1, 0, 0, -1, "density=0.5"};
+    if (d.policy.select == FGA_SELECT_ADAPTIVE || d.policy.select == FGA_SELECT_THRESHOLD) {
+        strcpy(head_0.settings, d.policy.select == FGA_SELECT_ADAPTIVE ? "tau=0.5" : "threshold=50");
+    }
+    d.overrides = &head_0, d.override_count = c->blocks > 0; /* a scene of a shape alone has none */
     return fga_session_create(p->ctx[i], &d, &p->session[i]);
 }
 
@@ -816,7 +819,7 @@ static void check_refusals(fga_context *ctx, const spec *s)
     static const struct {
         const char *policy, *text;
         double measure;
-    } refused[] = {{"sol,dense_layers=0", "policy sol: it selects otherwise", 0},
+    } refused[] = {{"fg-cdf,gate_q=0,gate_k=0", "policy fg-cdf: it selects otherwise", 0},
                    {"subblock", "policy subblock: it scores otherwise", 0},
                    {"dfs-paper", "policy dfs-paper: it has zero_pad", 0},
                    {"dfs,target_error=0.1,gate_k=0.5", "policy dfs: it has a gate", 0}};
@@ -884,7 +887,10 @@ static void check_variant(fga_context *cpu, const char *variant, bool quick)
     check_session(ctx, cpu, &specs[0], "fgdfs,score=deviation,phases=1/4:0.3;3/4:0.1,select=topk,block_m=128,sub_q=16",
                   0);
     check_session(ctx, cpu, &specs[1], "fgdfs,phases=1/4:0.3;3/4:0.1", 0);
+    check_session(ctx, cpu, &specs[1], "sol,dense_layers=0", 0.02);
     if (!quick) {
+        check_session(ctx, cpu, &specs[5], "sol,dense_layers=0,full_covariance=true,tau=0.5,neighbours=1", 0.02);
+        check_session(ctx, cpu, &specs[1], "dfs,select=threshold,threshold=64,tile_n=64,block_m=64", 0.02);
         check_session(ctx, cpu, &specs[1], "fgdfs,block_m=128,sub_q=16,score=deviation,phases=1/4:0.3;3/4:0.1", 0);
         check_session(ctx, cpu, &specs[2],
                       "fgdfs,score=deviation,phases=1/4:0.3;3/4:0.1,select=topk,block_m=64,sub_q=8,group=32", 0);
@@ -921,7 +927,7 @@ int main(int argc, char **argv)
         check_sums(ctx, &specs[i], false);
         check_sums(ctx, &specs[i], true);
     }
-    check_budgets(ctx, cpu, quick);
+    check_selections(ctx, cpu, quick);
     check_refusals(ctx, &specs[0]);
     check_targets(ctx, &small, "dfs,phases=1/4:0.1,tile_n=8,block_m=32,target_recall=0.7,recall_floor=0.6", 0.7, 0.6,
                   0);

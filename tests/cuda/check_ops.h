@@ -8,7 +8,8 @@
 void verdict(bool ok, const char *format, const char *what, double got, double allowed);
 void *room(size_t bytes); /* zeros */
 
-/* check_budget.c: masks by one budget from equal scores, on the device and on the processor, bit for bit. */
-void check_budgets(fga_context *ctx, fga_context *cpu, bool quick);
+/* check_select.c: masks by one budget, or by a threshold, from equal scores: on the device and on the processor, bit
+ * for bit. */
+void check_selections(fga_context *ctx, fga_context *cpu, bool quick);
 
 #endif

@@ -52,7 +52,8 @@ static inline int atomicMax(int *to, int x)
     KERNEL(fga_deviation_##name##_d##dim##_g64, fga_gpu_rank)
 #define MASS(dim) \
     KERNEL(fga_row_sums_means_d##dim, fga_gpu_rank) \
-    KERNEL(fga_mass_d##dim, fga_gpu_rank)
+    KERNEL(fga_mass_d##dim, fga_gpu_rank) \
+    KERNEL(fga_logits_d##dim, fga_gpu_rank)
 
 #define WIDE_DEVIATIONS(name, dim) \
     KERNEL(fga_sm90_row_sums_##name##_d##dim, fga_gpu_rank) \
@@ -87,6 +88,8 @@ int emulated_ops(const char *name, void *argument)
     WIDE_MASS(64)
     WIDE_MASS(128)
     KERNEL(fga_select_tiles, fga_gpu_select)
+    KERNEL(fga_key_moments, fga_gpu_moments)
+    KERNEL(fga_select_over, fga_gpu_over)
     KERNEL(fga_budget_begin, fga_gpu_budget)
     KERNEL(fga_budget_start_search, fga_gpu_budget)
     KERNEL(fga_budget_split, fga_gpu_budget)

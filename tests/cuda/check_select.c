@@ -1,5 +1,5 @@
-/* check_budget.c - one budget for all rows and heads: the device's mask from scores that are put into its workspace,
- * against the processor's from the same scores. */
+/* check_select.c - one budget for all rows and heads, and thresholds: the device's mask from scores that are put into
+ * its workspace, against the processor's from the same scores. */
 #include "check_ops.h"
 
 #include "attn/attn.h"
@@ -105,6 +105,7 @@ static float score_of_kind(kind k, int64_t row, int64_t tiles, uint64_t *state)
     return mean * (1.0f + (float)(x % 300) * 0x1p-23f);
 }
 
+/* A trial's scores. */
 typedef struct bench {
     const trial *t;
     kind k;
@@ -135,10 +136,17 @@ static void make_scores(bench *b)
     }
 }
 
-static bench open_bench(const trial *t, kind k)
+/* A score that some tiles have, where there are few: those do not lie above it. */
+static double threshold_of(kind k, int64_t tiles)
+{
+    double mean = ldexp(1, -ilogb((double)tiles));
+    return k == FAR ? mean * 0x1p-20 : k == FEW ? 0.5 : k == ZEROS ? 0 : k == CLOSE ? mean * (1 + 150 * 0x1p-23) : mean;
+}
+
+static bench open_bench(const trial *t, kind k, fga_select select)
 {
     bench b = {.t = t, .k = k};
-    b.policy = (fga_policy){.size = sizeof b.policy, .select = FGA_SELECT_BUDGET, .score = t->score};
+    b.policy = (fga_policy){.size = sizeof b.policy, .select = select, .score = t->score};
     b.d = fga_predict_desc_default();
     b.d.batch = t->batch, b.d.query_heads = t->heads, b.d.kv_heads = t->kv_heads, b.d.head_dim = 64;
     b.d.dtype = FGA_BF16, b.d.query = t->query, b.d.key = t->key, b.d.block_m = t->m, b.d.tile_n = t->n;
@@ -148,6 +156,7 @@ static bench open_bench(const trial *t, kind k)
     b.heads = room((size_t)(t->batch * t->heads) * sizeof *b.heads);
     for (int64_t h = 0; h < t->batch * t->heads; h++) {
         b.heads[h] = setting_of(t, h);
+        b.heads[h].threshold = threshold_of(k, b.tiles) * (double)fga_sequence_valid(&t->key) * (double)(1 + h % 3);
     }
     b.scores = room((size_t)(b.rows * b.tiles) * sizeof *b.scores);
     make_scores(&b);
@@ -174,8 +183,14 @@ static fga_mask *select_here(fga_context *cpu, const bench *b)
     selector.ops = &ops;
     fga_budget_bytes(cpu, b->rows, &bytes);
     void *workspace = room(bytes);
-    fga_select_budget(&(fga_select_call){
-        .ctx = cpu, .selector = &selector, .heads = b->heads, .scores = b->scores, .workspace = workspace});
+    for (int64_t row = 0; b->policy.select != FGA_SELECT_BUDGET && row < b->rows; row++) {
+        const fga_scored_row scored = {.row = row, .scores = b->scores + row * b->tiles};
+        fga_selector_row(&selector, &b->heads[row / b->blocks], &scored, NULL);
+    }
+    if (b->policy.select == FGA_SELECT_BUDGET) {
+        fga_select_budget(&(fga_select_call){
+            .ctx = cpu, .selector = &selector, .heads = b->heads, .scores = b->scores, .workspace = workspace});
+    }
     fga_mask_seal(mask);
     free(workspace);
     return mask;
@@ -215,6 +230,7 @@ static fga_mask *select_there(fga_context *ctx, const bench *b)
                                  .near = room(heads * sizeof(int32_t)),
                                  .everything = room(heads),
                                  .budget = room(heads * sizeof(int64_t)),
+                                 .number = room(heads * sizeof(double)),
                                  .parts = FGA_GPU_SELECT,
                                  .workspace = workspace,
                                  .mask = mask};
@@ -223,43 +239,48 @@ static fga_mask *select_there(fga_context *ctx, const bench *b)
     }
     gpu_finish();
     gpu_free(workspace);
-    free(call.keep), free(call.near), free(call.everything), free(call.budget);
+    free(call.keep), free(call.near), free(call.everything), free(call.budget), free(call.number);
     return mask;
 }
 
-static void check_trial(fga_context *ctx, fga_context *cpu, const trial *t, kind k)
+static void check_trial(fga_context *ctx, fga_context *cpu, const trial *t, kind k, fga_select select)
 {
     char name[120];
-    bench b = open_bench(t, k);
+    bench b = open_bench(t, k, select);
     fga_mask *wanted = select_here(cpu, &b), *made = select_there(ctx, &b), *fetched = NULL;
     gpu_need(ctx, fga_mask_fetch(ctx, made, &fetched));
     int32_t *keys = room((size_t)b.rows * sizeof *keys);
     gpu_get(keys, made->gpu.row_keys, (size_t)b.rows * sizeof *keys);
-    int64_t differ = 0, miscounted = 0, words = wanted->words;
+    int64_t differ = 0, miscounted = 0;
+    size_t bytes = (size_t)wanted->words * sizeof(uint64_t);
     for (int64_t row = 0; row < b.rows; row++) {
-        differ +=
-            memcmp(fga_mask_bits(fetched, row), fga_mask_bits(wanted, row), (size_t)words * sizeof(uint64_t)) != 0;
+        differ += memcmp(fga_mask_bits(fetched, row), fga_mask_bits(wanted, row), bytes) != 0;
         miscounted += keys[row] != wanted->row_keys[row];
     }
-    snprintf(name, sizeof name, "%s M=%d N=%d %dx%d rows of %d tiles, %s", t->score == DEVIATION ? "deviation" : "mass",
-             t->m, t->n, (int)(t->batch * t->heads), (int)b.blocks, (int)b.tiles, kind_name[k]);
-    verdict(differ == 0, "FAIL budget, %s: %g rows differ, allowed %g\n", name, (double)differ, 0);
-    verdict(miscounted == 0, "FAIL budget, %s: keys of %g rows miscounted, allowed %g\n", name, (double)miscounted, 0);
+    snprintf(name, sizeof name, "%s of %s M=%d N=%d %dx%d rows of %d tiles, %s",
+             select == FGA_SELECT_BUDGET ? "budget" : "threshold", t->score == DEVIATION ? "deviation" : "mass", t->m,
+             t->n, (int)(t->batch * t->heads), (int)b.blocks, (int)b.tiles, kind_name[k]);
+    verdict(differ == 0, "FAIL %s: %g rows differ, allowed %g\n", name, (double)differ, 0);
+    verdict(miscounted == 0, "FAIL %s: keys of %g rows miscounted, allowed %g\n", name, (double)miscounted, 0);
     fga_mask_release(&wanted), fga_mask_release(&made), fga_mask_release(&fetched);
     free(keys), free(b.heads), free(b.scores);
 }
 
-void check_budgets(fga_context *ctx, fga_context *cpu, bool quick)
+void check_selections(fga_context *ctx, fga_context *cpu, bool quick)
 {
-    int done = 0;
-    for (size_t i = 0; i < sizeof trials / sizeof trials[0]; i++) {
+    int budgets = 0, thresholds = 0;
+    for (int i = 0; i < (int)(sizeof trials / sizeof trials[0]); i++) {
         bool few = trials[i].key.video > 10000; /* an emulated device takes its time */
-        for (int k = quick ? (int)i % 2 : 0; k < KINDS && !(quick && trials[i].slow); k += quick ? 2 : 1) {
+        for (int k = quick ? i % 2 : 0; k < KINDS && !(quick && trials[i].slow); k += quick ? 2 : 1) {
             if (!few || k == SPREAD || k == FEW) {
-                check_trial(ctx, cpu, &trials[i], (kind)k);
-                done++;
+                check_trial(ctx, cpu, &trials[i], (kind)k, FGA_SELECT_BUDGET);
+                budgets++;
+            }
+            if (!few && (!quick || i == 2 || i == 5)) {
+                check_trial(ctx, cpu, &trials[i], (kind)k, FGA_SELECT_THRESHOLD);
+                thresholds++;
             }
         }
     }
-    printf("budgets: %d masks\n", done);
+    printf("masks from equal scores: %d by a budget, %d by a threshold\n", budgets, thresholds);
 }
