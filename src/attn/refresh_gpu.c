@@ -44,9 +44,10 @@ fga_status fga_gpu_rows_of(fga_context *ctx, const char *what, const fga_tensor 
 
 static fga_status check_score(fga_context *ctx, const fga_predict_desc *d)
 {
-    bool known = d->score == FGA_SCORE_MASS || d->score == FGA_SCORE_MEAN || d->score == FGA_SCORE_DEVIATION;
+    bool known = d->score == FGA_SCORE_MASS || d->score == FGA_SCORE_LSE || d->score == FGA_SCORE_MEAN ||
+                 d->score == FGA_SCORE_DEVIATION;
     if (!known) {
-        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "score is %d, wanted mass, mean or deviation on %s",
+        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "score is %d, wanted mass, lse, mean or deviation on %s",
                                 (int)d->score, ctx->gpu.name);
     }
     if (d->zero_pad || d->gate_q > 0 || d->gate_k > 0) {
@@ -72,7 +73,9 @@ fga_status fga_refresh_gpu_init(fga_context *ctx, const fga_predict_desc *d, con
     fga_spans query = fga_spans_valid(&d->query), key = fga_spans_valid(&d->key);
     bool mean = d->score == FGA_SCORE_MEAN;
     fga_gpu_refresh shape = {
-        .score = d->score == FGA_SCORE_DEVIATION ? FGA_GPU_DEVIATION : FGA_GPU_MASS,
+        .score = d->score == FGA_SCORE_DEVIATION ? FGA_GPU_DEVIATION
+                 : d->score == FGA_SCORE_LSE     ? FGA_GPU_LSE
+                                                 : FGA_GPU_MASS,
         .dtype = d->dtype,
         .batch = (int32_t)d->batch,
         .query_heads = (int32_t)d->query_heads,

@@ -211,14 +211,14 @@ static fga_status lay_grid(fga_context *ctx, fga_gpu_refresh_plan *p)
         return unsupported(ctx, s, "wanted groups of 8, 16, 32 or 64 keys");
     }
     p->tile_blocks = FGA_RANK_TILE / (8 * p->block_eights);
-    p->entries = s->score == FGA_GPU_MASS ? parts(s->tile_n, s->sub_k) : s->tile_n;
+    p->entries = s->score != FGA_GPU_DEVIATION ? parts(s->tile_n, s->sub_k) : s->tile_n;
     int64_t rows = (int64_t)p->blocks * 8 * p->block_eights, keys = (int64_t)p->tiles * p->entries;
     int64_t tiles = (rows + FGA_RANK_TILE - 1) / FGA_RANK_TILE * s->batch * s->query_heads;
     if (rows > INT32_MAX / 2 || keys > INT32_MAX / 2 || tiles * p->tile_blocks > INT32_MAX) {
         return unsupported(ctx, s, "more tokens than one run takes");
     }
     p->rows = up(rows, FGA_RANK_TILE);
-    p->key_count = s->score == FGA_GPU_MASS ? (int32_t)keys : s->key_len;
+    p->key_count = s->score != FGA_GPU_DEVIATION ? (int32_t)keys : s->key_len;
     p->key_rows = up(keys, KEY_ROWS);
     p->head_tiles = p->rows / FGA_RANK_TILE;
     return FGA_OK;
@@ -243,8 +243,8 @@ static fga_status lay_workspace(fga_context *ctx, fga_gpu_refresh_plan *p)
     bool fits = fga_gpu_carve(&p->workspace_bytes, heads * p->rows, row_bytes, &p->q_at) &&
                 fga_gpu_carve(&p->workspace_bytes, heads * p->rows, 2 * sizeof(float), &p->q_meta_at) &&
                 fga_gpu_carve(&p->workspace_bytes, heads * p->rows, sizeof(float), &p->lse_at) &&
-                fga_gpu_carve(&p->workspace_bytes, s->score == FGA_GPU_MASS ? kv_heads * p->key_rows : 0, row_bytes,
-                              &p->k_at) &&
+                fga_gpu_carve(&p->workspace_bytes, s->score != FGA_GPU_DEVIATION ? kv_heads * p->key_rows : 0,
+                              row_bytes, &p->k_at) &&
                 fga_gpu_carve(&p->workspace_bytes, kv_heads * p->key_rows, 2 * sizeof(float), &p->k_meta_at) &&
                 fga_gpu_carve(&p->workspace_bytes, s->rule == FGA_GPU_ADAPTIVE ? 2 * kv_heads * p->dim : 0,
                               sizeof(double), &p->moments_at) &&
@@ -274,15 +274,15 @@ static fga_status find_rank(fga_context *ctx, fga_gpu_refresh_plan *p)
     const fga_gpu_refresh *s = &p->shape;
     char name[48];
     const char *type = fga_dtype_name(s->dtype);
-    bool wide = is_wide(ctx, p), mass = s->score == FGA_GPU_MASS;
+    bool wide = is_wide(ctx, p), means = s->score != FGA_GPU_DEVIATION;
     const char *prefix = wide ? "fga_sm90" : "fga";
     int module = wide ? WIDE_MODULE : OPS_MODULE;
     p->rank_threads = wide ? FGA_WIDE_THREADS : FGA_RANK_THREADS;
     p->rank_stages = FGA_RANK_SHARED(p->dim, 2) <= ctx->gpu.shared_bytes ? 2 : 1; /* 8.6, 8.9 and 12.x have less */
     p->rank_shared = wide ? FGA_WIDE_SHARED(p->dim) : FGA_RANK_SHARED(p->dim, p->rank_stages);
-    snprintf(name, sizeof name, "%s_row_sums_%s_d%d", prefix, mass ? "means" : type, p->dim);
+    snprintf(name, sizeof name, "%s_row_sums_%s_d%d", prefix, means ? "means" : type, p->dim);
     FGA_TRY(find_in(ctx, module, name, p->rank_shared, &p->stats));
-    if (mass) {
+    if (means) {
         snprintf(name, sizeof name, "%s_%s_d%d", prefix, s->rule == FGA_GPU_ADAPTIVE ? "logits" : "mass", p->dim);
     } else {
         snprintf(name, sizeof name, "%s_deviation_%s_d%d_g%d", prefix, type, p->dim, s->group);
@@ -293,7 +293,7 @@ static fga_status find_rank(fga_context *ctx, fga_gpu_refresh_plan *p)
 static fga_status find_kernels(fga_context *ctx, fga_gpu_refresh_plan *p)
 {
     fga_dtype dtype = p->shape.dtype;
-    if (p->shape.score == FGA_GPU_MASS) {
+    if (p->shape.score != FGA_GPU_DEVIATION) {
         FGA_TRY(find_for(ctx, "fga_pool_scaled", dtype, &p->pool_q));
         p->pool_k = p->pool_q;
     } else {
@@ -303,6 +303,7 @@ static fga_status find_kernels(fga_context *ctx, fga_gpu_refresh_plan *p)
     FGA_TRY(find_rank(ctx, p));
     FGA_TRY(find_in(ctx, OPS_MODULE, "fga_write_scores", 0, &p->write));
     FGA_TRY(find_in(ctx, OPS_MODULE, "fga_key_moments", 0, &p->moments));
+    FGA_TRY(find_in(ctx, OPS_MODULE, "fga_block_bases", 0, &p->bases));
     bool over = p->shape.rule == FGA_GPU_OVER || p->shape.rule == FGA_GPU_ADAPTIVE;
     return fga_gpu_find(ctx, over ? FGA_TILES_OVER : FGA_BEST_TILES, &p->select);
 }
@@ -346,7 +347,7 @@ static fga_status pool(fga_context *ctx, const fga_gpu_refresh_plan *p, const fg
         .sub_tokens = of_keys ? s->sub_k : s->sub_q,
         .subs = of_keys ? p->entries : 8 * p->block_eights,
         .of_keys = of_keys,
-        .scaled = s->score == FGA_GPU_MASS,
+        .scaled = s->score != FGA_GPU_DEVIATION,
     };
     return fga_gpu_launch(ctx, of_keys ? p->pool_k : p->pool_q, row_grid((int64_t)a.batch * a.heads * a.rows, p->dim),
                           c->stream, &a);
@@ -411,13 +412,28 @@ static fga_gpu_rank rank_of(const fga_gpu_refresh_plan *p, const fga_gpu_refresh
         .stages = p->rank_stages,
         .scale_log2 = s->scale * 1.44269504088896341f,
     };
-    if (s->score == FGA_GPU_MASS) {
+    if (s->score != FGA_GPU_DEVIATION) {
         int64_t head = (int64_t)p->key_rows * p->dim;
         a.k = (fga_gpu_rows){memory + p->k_at, s->kv_heads * head, head, p->dim};
         a.keys = (fga_gpu_spans){1, {0}, {p->key_count}};
         a.head_dim = p->dim;
     }
     return a;
+}
+
+/* Sums of rows, and what log-sum-exps of blocks start from. */
+static fga_status sum_rows(fga_context *ctx, const fga_gpu_refresh_plan *p, const fga_gpu_rank *rank, void *stream)
+{
+    const fga_gpu_refresh *s = &p->shape;
+    int64_t tiles = (int64_t)s->batch * s->query_heads * p->head_tiles;
+    fga_gpu_rank a = *rank;
+    FGA_TRY(fga_gpu_launch(ctx, p->stats, (fga_grid){tiles, p->rank_threads, p->rank_shared}, stream, &a));
+    if (s->score != FGA_GPU_LSE) {
+        return FGA_OK;
+    }
+    fga_gpu_bases bases = {a.lse, a.q_meta, tiles * p->tile_blocks, 8 * p->block_eights};
+    const fga_grid g = {(bases.blocks + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, 0};
+    return fga_gpu_launch(ctx, p->bases, g, stream, &bases);
 }
 
 /* A slab is few row tiles of many keys, so that keys are shared out too. */
@@ -490,8 +506,13 @@ static fga_status run_slabs(fga_context *ctx, const fga_gpu_refresh_plan *p, con
     select.entries = p->entries;
     select.tile_blocks = p->tile_blocks;
     select.head_tiles = p->head_tiles;
+    if (s->score == FGA_GPU_LSE) {
+        select.base = a.lse;
+        select.base_rows = p->rows;
+        select.base_subs = 8 * p->block_eights;
+    }
     if ((c->parts & FGA_GPU_ROW_SUMS) != 0 && s->rule != FGA_GPU_ADAPTIVE) {
-        FGA_TRY(fga_gpu_launch(ctx, p->stats, (fga_grid){all, p->rank_threads, p->rank_shared}, c->stream, &a));
+        FGA_TRY(sum_rows(ctx, p, &a, c->stream));
     }
     for (int64_t first = 0; first < all; first += p->slab_tiles) {
         int32_t tiles = (int32_t)(all - first < p->slab_tiles ? all - first : p->slab_tiles);
@@ -519,7 +540,7 @@ fga_status fga_gpu_refresh_launch(fga_context *ctx, const fga_gpu_refresh_plan *
     }
     if ((c->parts & FGA_GPU_POOL) != 0) {
         FGA_TRY(pool(ctx, p, c, false));
-        FGA_TRY(p->shape.score == FGA_GPU_MASS ? pool(ctx, p, c, true) : part_values(ctx, p, c));
+        FGA_TRY(p->shape.score != FGA_GPU_DEVIATION ? pool(ctx, p, c, true) : part_values(ctx, p, c));
         FGA_TRY(p->shape.rule == FGA_GPU_ADAPTIVE ? find_moments(ctx, p, c) : FGA_OK);
     }
     return run_slabs(ctx, p, c);

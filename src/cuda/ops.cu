@@ -80,6 +80,11 @@ FGA_ENTRY(fga_select_tiles, fga_gpu_select, 1024)
     fga::select_row_of(a);
 }
 
+FGA_ENTRY(fga_block_bases, fga_gpu_bases, 256)
+{
+    fga::block_bases(a);
+}
+
 FGA_ENTRY(fga_key_moments, fga_gpu_moments, 64)
 {
     fga::key_moments(a);

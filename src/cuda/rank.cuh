@@ -279,6 +279,29 @@ template <typename T, int D, bool FACTORS> __device__ __forceinline__ void row_s
     }
 }
 
+/* ---- in between, for log-sum-exps ---------------------------------------------------------------------------------
+ */
+
+/* A thread per block. Rows without a share are no part of it. */
+__device__ __forceinline__ void block_bases(const fga_gpu_bases &a)
+{
+    int64_t block = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (block >= a.blocks) {
+        return;
+    }
+    float base = minus_infinity(), *lse = a.lse + block * a.block_subs;
+    bool asks = false;
+    for (int i = 0; i < a.block_subs; i++) {
+        bool counts = a.q_meta[2 * (block * a.block_subs + i) + 1] > 0;
+        base = counts ? fmaxf(base, lse[i]) : base;
+        asks |= counts;
+    }
+    base = base == -minus_infinity() ? 0 : base - (float)FGA_LSE_ROOM; /* without a key all sums are 0 anyway */
+    for (int i = 0; i < a.block_subs; i++) {
+        lse[i] = asks ? base : -minus_infinity();
+    }
+}
+
 /* ---- second pass: scores -------------------------------------------------------------------------------------------
  */
 

@@ -544,8 +544,11 @@ __device__ __forceinline__ void write_scores(const fga_gpu_select &a)
     }
     const float *score = a.score + (int64_t)blockIdx.x * a.score_stride;
     float *to = a.tile_score + ((int64_t)at.head * a.blocks + at.u) * a.tiles;
+    float base = a.base != nullptr ? a.base[(int64_t)at.head * a.base_rows + at.u * a.base_subs] : 0.0f;
+    bool none = base == -minus_infinity(); /* no query asks, and there is nothing to take the logarithm of */
     for (int v = threadIdx.x; v < a.tiles; v += (int)blockDim.x) {
-        to[v] = tile_score(score, a.entries, v);
+        float sum = tile_score(score, a.entries, v);
+        to[v] = a.base != nullptr ? (none ? 0.0f : (log2f(sum) + base) * ln_2) : sum;
     }
 }
 

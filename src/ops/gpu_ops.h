@@ -64,6 +64,17 @@ typedef struct fga_gpu_apart {
     int32_t batch, kv_heads, key_len, head_dim, rows, group, groups;
 } fga_gpu_apart;
 
+/* For log-sum-exps: what a block's logits are taken relative to, so that sums of their powers neither overflow nor
+ * vanish: the largest lse of its rows, less FGA_LSE_ROOM; +inf where no query asks. */
+typedef struct fga_gpu_bases {
+    float *lse;          /* [heads][rows]: of fga_gpu_rank; becomes the block's */
+    const float *q_meta; /* [heads][rows][2] */
+    int64_t blocks;      /* of all heads, to the last row */
+    int32_t block_subs;
+} fga_gpu_bases;
+
+enum { FGA_LSE_ROOM = 100 };
+
 /* Logits of pooled queries against keys or pooled keys, in base 2: z = q . k * factors * scale_log2 + bias. */
 typedef struct fga_gpu_rank {
     const void *q;       /* [heads][rows][dim] */
@@ -94,9 +105,11 @@ enum { FGA_GPU_PARTIAL = 8 };
 typedef struct fga_gpu_select {
     const float *score; /* [blocks of the slab][score_stride]; a tile's score is the sum of `entries` numbers */
     int64_t score_stride;
-    float *tile_score; /* where the scores go instead, [heads*blocks][tiles]; or NULL */
-    uint64_t *bits;    /* [heads*blocks][words] */
-    int32_t *row_keys; /* [heads*blocks] */
+    float *tile_score;            /* where the scores go instead, [heads*blocks][tiles]; or NULL */
+    const float *base;            /* of fga_gpu_bases, where they are logarithms to be; or NULL */
+    int32_t base_rows, base_subs; /* rows of it of a head, of a block */
+    uint64_t *bits;               /* [heads*blocks][words] */
+    int32_t *row_keys;            /* [heads*blocks] */
     int32_t entries, tiles, words;
     int32_t blocks, tile_blocks, head_tiles; /* of a head; of a row tile; row tiles of a head */
     int32_t tile_first;                      /* of the slab */
@@ -207,7 +220,8 @@ typedef struct fga_gpu_probe {
 /* ---- the host's side ----------------------------------------------------------------------------------------------
  */
 
-typedef enum fga_gpu_score { FGA_GPU_MASS, FGA_GPU_DEVIATION } fga_gpu_score;
+/* Of LSE the scores in the workspace are powers: 2 to their logarithm less a number that is the row's own. */
+typedef enum fga_gpu_score { FGA_GPU_MASS, FGA_GPU_DEVIATION, FGA_GPU_LSE } fga_gpu_score;
 /* What a row keeps: its best; its share of the best of all rows, whose scores are kept all at once; those above a
  * number; those so far above its mean, for which the score is raw logits. */
 typedef enum fga_gpu_rule { FGA_GPU_BEST, FGA_GPU_BUDGET, FGA_GPU_OVER, FGA_GPU_ADAPTIVE } fga_gpu_rule;
@@ -226,7 +240,7 @@ typedef struct fga_gpu_refresh {
 
 typedef struct fga_gpu_refresh_plan {
     fga_gpu_refresh shape;
-    void *pool_q, *pool_k, *apart, *moments, *stats, *rank, *select, *write; /* kernels */
+    void *pool_q, *pool_k, *apart, *moments, *bases, *stats, *rank, *select, *write; /* kernels */
     int32_t dim, rows, key_rows, key_count, block_eights, blocks, tiles, tile_blocks, head_tiles, entries;
     int32_t slab_tiles;
     int32_t rank_threads, rank_shared, rank_stages;

@@ -349,7 +349,7 @@ static void score_row(const spec *s, const pooled *k, const rows *k_rows, int64_
             n += is_valid(&s->key, i);
         }
         mean = single && n > 0 ? mean / n : 0;
-        double apart_j = single ? apart[j] : 1;
+        double apart_j = single ? apart[j] : s->score == FGA_SCORE_LSE ? sum * exp(most) : 1;
         score[j / per_tile] += weight * fabs(p[j] - mean) / sum * apart_j;
         slack[j / per_tile] += weight * (p[j] + mean) / sum * apart_j;
     }
@@ -433,6 +433,13 @@ static double judge_head(const scene *c, int64_t head)
         }
         for (int64_t v = 0; v < c->tiles; v++) {
             double got = (double)c->gpu[(head * c->blocks + u) * c->tiles + v];
+            if (s->score == FGA_SCORE_LSE && n > 0) { /* sums of powers so far */
+                score[v] = log(score[v]);
+                slack[v] = 1 + fabs(score[v]);
+            }
+            if (got == score[v]) { /* -inf */
+                continue;
+            }
             double off = fabs(got - score[v]) / (3e-5 * slack[v] + 1e-30);
             worst = off <= worst ? worst : off; /* NaN counts */
         }
@@ -447,6 +454,9 @@ static double apart_from_cpu(const scene *c)
 {
     double off = 0, all = 0;
     for (int64_t i = 0; i < c->count; i++) {
+        if (c->gpu[i] == c->cpu[i]) { /* -inf */
+            continue;
+        }
         off += ((double)c->gpu[i] - (double)c->cpu[i]) * ((double)c->gpu[i] - (double)c->cpu[i]);
         all += (double)c->cpu[i] * (double)c->cpu[i];
     }
@@ -556,6 +566,7 @@ static void check_spec(fga_context *ctx, fga_context *cpu, const spec *s, bool a
     snprintf(name, sizeof name, "%s %s D=%d M=%d N=%d s_q=%d s_k=%d g=%d", fga_dtype_name(s->dtype),
              s->score == FGA_SCORE_DEVIATION ? "deviation"
              : s->score == FGA_SCORE_MEAN    ? "mean"
+             : s->score == FGA_SCORE_LSE     ? "lse"
                                              : "mass",
              s->dim, s->m, s->n, s->sub_q, s->sub_k, s->group);
     run_scores(ctx, cpu, &c);
@@ -820,7 +831,8 @@ static void check_refusals(fga_context *ctx, const spec *s)
         const char *policy, *text;
         double measure;
     } refused[] = {{"fg-cdf,gate_q=0,gate_k=0", "policy fg-cdf: it selects otherwise", 0},
-                   {"subblock", "policy subblock: it scores otherwise", 0},
+                   {"fg-cached", "policy fg-cached: it scores otherwise", 0},
+                   {"subblock,select=threshold,threshold=1", "policy subblock: it selects by lse otherwise", 0},
                    {"dfs-paper", "policy dfs-paper: it has zero_pad", 0},
                    {"dfs,target_error=0.1,gate_k=0.5", "policy dfs: it has a gate", 0}};
     scene c = {.s = *s};
@@ -850,6 +862,7 @@ static void check_refusals(fga_context *ctx, const spec *s)
 #define DEVIATION FGA_SCORE_DEVIATION
 #define MASS FGA_SCORE_MASS
 #define MEAN FGA_SCORE_MEAN
+#define LSE FGA_SCORE_LSE
 
 static const spec specs[] = {
     {FGA_BF16, 128, 128, 1, 16, 1, 64, DEVIATION, 1, 1, 1, VIDEO(300), VIDEO(300), 0.3, 1},
@@ -862,6 +875,8 @@ static const spec specs[] = {
      2},
     {FGA_BF16, 128, 64, 64, 64, 64, 64, MEAN, 1, 1, 1, VIDEO(500), VIDEO(500), 0.3, 1},
     {FGA_BF16, 64, 128, 2, 4, 1, 64, DEVIATION, 1, 1, 1, VIDEO(200), VIDEO(200), 0.05, 1},
+    {FGA_BF16, 128, 64, 64, 16, 16, 64, LSE, 1, 2, 1, TEXT(40, 31, 400, 250, 9, 9), TEXT(40, 31, 400, 250, 9, 9), 0.25,
+     1},
 };
 
 /* Attention and measuring take more channels than scores do. */
@@ -876,7 +891,10 @@ static void check_variant(fga_context *cpu, const char *variant, bool quick)
     fga_context *ctx = gpu_context(variant);
     fga_context_set_stream(ctx, gpu_stream());
     printf("variant %s\n", variant != NULL ? variant : "best");
-    for (size_t i = 0; i < sizeof specs / sizeof specs[0] - (quick ? 4 : 0); i++) {
+    for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
+        if (quick && i >= 4 && specs[i].score != LSE) {
+            continue;
+        }
         check_spec(ctx, cpu, &specs[i], i < 3);
     }
     for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i += quick ? 2 : 1) {
@@ -888,6 +906,7 @@ static void check_variant(fga_context *cpu, const char *variant, bool quick)
                   0);
     check_session(ctx, cpu, &specs[1], "fgdfs,phases=1/4:0.3;3/4:0.1", 0);
     check_session(ctx, cpu, &specs[1], "sol,dense_layers=0", 0.02);
+    check_session(ctx, cpu, &specs[1], "subblock", 0);
     if (!quick) {
         check_session(ctx, cpu, &specs[5], "sol,dense_layers=0,full_covariance=true,tau=0.5,neighbours=1", 0.02);
         check_session(ctx, cpu, &specs[1], "dfs,select=threshold,threshold=64,tile_n=64,block_m=64", 0.02);
