@@ -18,7 +18,7 @@ namespace fga
 
 typedef unsigned long long count64;
 
-enum { BUDGET_DIGITS = FGA_BUDGET_DIGITS, BUDGET_DIGIT_BITS = 11, BUDGET_AHEAD = 4 };
+enum { BUDGET_DIGITS = FGA_BUDGET_DIGITS, BUDGET_DIGIT_BITS = 11, BUDGET_AHEAD = 8 };
 
 static_assert((int)BUDGET_DIGITS == (int)SELECT_BINS && BUDGET_DIGITS == 1 << BUDGET_DIGIT_BITS, "one is the other");
 
@@ -336,8 +336,15 @@ __device__ __forceinline__ void split_row(const fga_gpu_budget &b)
 #pragma unroll
         for (int i = 0; i < BUDGET_AHEAD; i++) {
             int tile = (first + i) * 32 + lane;
-            score[i] = tile < a.tiles ? tile_score(r.score, a.entries, tile) : 0.0f;
+            score[i] = tile < a.tiles ? r.score[(int64_t)tile * a.entries] : 0.0f;
             kept[i] = first + i < words ? r.bits[first + i] : 0;
+        }
+        for (int entry = 1; entry < a.entries; entry++) { /* as tile_score, but with loads on their way */
+#pragma unroll
+            for (int i = 0; i < BUDGET_AHEAD; i++) {
+                int tile = (first + i) * 32 + lane;
+                score[i] += tile < a.tiles ? r.score[(int64_t)tile * a.entries + entry] : 0.0f;
+            }
         }
 #pragma unroll
         for (int i = 0; i < BUDGET_AHEAD; i++) {

@@ -15,7 +15,7 @@ FGA_ENTRY(fga_move_rows, fga_gpu_permute, 256)
     fga::permute_rows(a);
 }
 
-/* One set per dtype of the inputs; means for `mass` are f16 whatever the input is. */
+/* One set per dtype of the inputs; means are f16 whatever the input is, but for `deviation`. */
 #define FGA_ROW_KERNELS(name, type) \
     FGA_ENTRY(fga_group_sums_##name, fga_gpu_sums, 256) \
     { \
