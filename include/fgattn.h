@@ -465,7 +465,8 @@ FGA_API int64_t fga_predict_tiles(const fga_predict_desc *desc);
 /* *bytes of the workspace of fga_score_tiles, to be aligned to 64. */
 FGA_API fga_status fga_score_workspace(fga_context *ctx, const fga_predict_desc *desc, size_t *bytes);
 /* desc->score of every block and tile: scores[batch][query_heads][blocks][tiles], f32. Rows of mass sum to 1 (to 0 for
- * a block without a valid query). +inf: gated, to be kept. v is read by FGA_SCORE_DEVIATION alone, else may be NULL. */
+ * a block without a valid query). +inf: gated, to be kept. v is read by FGA_SCORE_DEVIATION alone, else may be NULL. A
+ * CUDA context knows mass, lse, mean and deviation, without gates and zero_pad; all memory is the device's. */
 FGA_API fga_status fga_score_tiles(fga_context *ctx, const fga_predict_desc *desc, const fga_tensor *q,
                                    const fga_tensor *k, const fga_tensor *v, float *scores, void *workspace);
 /* Top-k per row, K = floor(density*tiles + 0.5 + 1e-6) of the tiles that have a valid key, ties to the lower index;

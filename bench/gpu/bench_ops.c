@@ -2,10 +2,10 @@
  *
  *   bench_cuda_ops [--csv FILE] [--repeats R] [--tokens S] [--heads H] [--variant NAME]
  *
- * Policies `dfs` (tiles of 128x128) and `fgdfs` (single keys; 128 queries a block, top-k), bf16, 128 channels, tokens
- * before heads. Medians of R runs timed by events on one stream; times of parts are of that part alone, on what the
- * others left behind. Inputs are random, so that scores are as spread as noise is. "of dense" is the part's time over
- * that of our dense attention.
+ * Policies `dfs` (tiles of 128x128), `fgdfs` (single keys; 128 queries a block, top-k) and `budget` (the same, but one
+ * budget for all rows, whose scores are kept), bf16, 128 channels, tokens before heads. Medians of R runs timed by
+ * events on one stream; times of parts are of that part alone, on what the others left behind. Inputs are random, so
+ * that scores are as spread as noise is. "of dense" is the part's time over that of our dense attention.
  */
 #include "attn/measure.h"
 #include "attn/policy.h"
@@ -195,18 +195,20 @@ static void bench_refresh(bench *b, const char *name, const char *policy)
     d.block_m = b->policy.block_m, d.tile_n = b->policy.tile_n;
     d.sub_q = b->policy.sub_q, d.sub_k = b->policy.sub_k;
     d.score = b->policy.score, d.group = b->policy.group;
-    gpu_need(b->scoring, fga_refresh_gpu_init(b->scoring, &d, &b->plan));
+    gpu_need(b->scoring, fga_refresh_gpu_init(b->scoring, &d, &b->policy, &b->plan));
     fga_mask_desc m = fga_mask_desc_default();
     m.heads = b->heads, m.block_m = d.block_m, m.tile_n = d.tile_n, m.query = m.key = d.query;
     gpu_need(b->ctx, fga_mask_create_gpu(b->ctx, &m, &b->call.mask));
     fga_head_setting settings[64] = {{0}};
     int32_t keep[64], near[64];
     uint8_t everything[64];
+    int64_t budget;
+    double number[64];
     for (int64_t h = 0; h < b->heads; h++) {
         settings[h].density = 0.2;
     }
     b->call.args = &b->args, b->call.heads = settings, b->call.keep = keep, b->call.near = near;
-    b->call.everything = everything;
+    b->call.everything = everything, b->call.budget = &budget, b->call.number = number;
     b->call.workspace = gpu_alloc(b->plan.workspace_bytes);
     static const struct {
         const char *name;
@@ -257,6 +259,7 @@ static void bench_tokens(const options *opt, FILE *csv, int64_t tokens, int64_t 
     bench_sums(&b);
     bench_refresh(&b, "dfs", "dfs");
     bench_refresh(&b, "fgdfs", "fgdfs,block_m=128,sub_q=16,score=deviation,select=topk");
+    bench_refresh(&b, "budget", "fgdfs,block_m=128,sub_q=16,score=deviation");
     void *memory[] = {b.args.q.data, b.args.k.data, b.args.v.data, b.args.o.data};
     for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++) {
         gpu_free(memory[i]);

@@ -44,9 +44,10 @@ fga_status fga_gpu_rows_of(fga_context *ctx, const char *what, const fga_tensor 
 
 static fga_status check_score(fga_context *ctx, const fga_predict_desc *d)
 {
-    bool known = d->score == FGA_SCORE_MASS || d->score == FGA_SCORE_MEAN || d->score == FGA_SCORE_DEVIATION;
+    bool known = d->score == FGA_SCORE_MASS || d->score == FGA_SCORE_LSE || d->score == FGA_SCORE_MEAN ||
+                 d->score == FGA_SCORE_DEVIATION;
     if (!known) {
-        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "score is %d, wanted mass, mean or deviation on %s",
+        return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED, "score is %d, wanted mass, lse, mean or deviation on %s",
                                 (int)d->score, ctx->gpu.name);
     }
     if (d->zero_pad || d->gate_q > 0 || d->gate_k > 0) {
@@ -56,14 +57,25 @@ static fga_status check_score(fga_context *ctx, const fga_predict_desc *d)
     return FGA_OK;
 }
 
-fga_status fga_refresh_gpu_init(fga_context *ctx, const fga_predict_desc *d, fga_gpu_refresh_plan *plan)
+static fga_gpu_rule rule_of(const fga_policy *policy)
+{
+    return policy->select == FGA_SELECT_BUDGET      ? FGA_GPU_BUDGET
+           : policy->select == FGA_SELECT_THRESHOLD ? FGA_GPU_OVER
+           : policy->select == FGA_SELECT_ADAPTIVE  ? FGA_GPU_ADAPTIVE
+                                                    : FGA_GPU_BEST;
+}
+
+fga_status fga_refresh_gpu_init(fga_context *ctx, const fga_predict_desc *d, const fga_policy *policy,
+                                fga_gpu_refresh_plan *plan)
 {
     FGA_TRY(fga_predict_check(ctx, d));
     FGA_TRY(check_score(ctx, d));
     fga_spans query = fga_spans_valid(&d->query), key = fga_spans_valid(&d->key);
     bool mean = d->score == FGA_SCORE_MEAN;
     fga_gpu_refresh shape = {
-        .score = d->score == FGA_SCORE_DEVIATION ? FGA_GPU_DEVIATION : FGA_GPU_MASS,
+        .score = d->score == FGA_SCORE_DEVIATION ? FGA_GPU_DEVIATION
+                 : d->score == FGA_SCORE_LSE     ? FGA_GPU_LSE
+                                                 : FGA_GPU_MASS,
         .dtype = d->dtype,
         .batch = (int32_t)d->batch,
         .query_heads = (int32_t)d->query_heads,
@@ -76,6 +88,8 @@ fga_status fga_refresh_gpu_init(fga_context *ctx, const fga_predict_desc *d, fga
         .sub_q = mean ? d->block_m : (int32_t)fga_min(d->sub_q, d->block_m),
         .sub_k = mean ? d->tile_n : (int32_t)fga_min(d->sub_k, d->tile_n),
         .group = d->group,
+        .rule = policy != NULL ? rule_of(policy) : FGA_GPU_BEST,
+        .full_covariance = policy != NULL && policy->full_covariance,
         .scale = d->scale != 0 ? d->scale : 1.0f / sqrtf((float)d->head_dim),
         .query_valid = fga_gpu_spans_of(&query),
         .key_valid = fga_gpu_spans_of(&key),
@@ -181,6 +195,32 @@ static fga_status order_rows(fga_context *ctx, fga_mask *mask)
     return fga_gpu_order_blocks(ctx, &order, ctx->stream);
 }
 
+/* What scores are to lie above, as in select.c; of adaptive selections the factor of a row's spread. */
+static double number_of(const fga_policy *policy, const fga_head_setting *head, int64_t keys)
+{
+    return policy->select == FGA_SELECT_THRESHOLD  ? (double)(float)(head->threshold / (double)keys)
+           : policy->select == FGA_SELECT_ADAPTIVE ? head->tau
+                                                   : 0;
+}
+
+/* B of each batch item, as in select_budget.c: rows that choose are the same for all its heads. */
+static void count_budgets(const fga_mask *mask, const fga_head_setting *heads, int64_t *budget)
+{
+    int64_t m = mask->desc.block_m, rows = 0;
+    const fga_spans text = fga_spans_valid_text(&mask->desc.query);
+    for (int64_t u = 0; u < mask->blocks; u++) {
+        rows += fga_spans_count(&mask->query_valid, u * m, (u + 1) * m) > 0 &&
+                fga_spans_count(&text, u * m, (u + 1) * m) == 0;
+    }
+    for (int64_t item = 0; item < mask->desc.batch; item++) {
+        double density = 0;
+        for (int64_t h = item * mask->desc.heads; h < (item + 1) * mask->desc.heads; h++) {
+            density += heads[h].dense ? 0 : heads[h].density;
+        }
+        budget[item] = fga_round_count(density * (double)rows * (double)mask->live_tiles);
+    }
+}
+
 fga_status fga_refresh_gpu_run(fga_context *ctx, const fga_gpu_refresh_plan *plan, const fga_policy *policy,
                                const fga_refresh_gpu_call *call)
 {
@@ -189,14 +229,23 @@ fga_status fga_refresh_gpu_run(fga_context *ctx, const fga_gpu_refresh_plan *pla
                               .keep = call->keep,
                               .neighbours = call->near,
                               .everything = call->everything,
+                              .budget = call->budget,
+                              .number = call->number,
                               .parts = call->parts != 0 ? call->parts : FGA_GPU_ALL_PARTS,
                               .workspace = call->workspace,
                               .stream = ctx->stream};
     FGA_TRY(fga_gpu_rows_of(ctx, "q", &call->args->q, &c.q));
     FGA_TRY(fga_gpu_rows_of(ctx, "k", &call->args->k, &c.k));
     FGA_TRY(fga_gpu_rows_of(ctx, "v", &call->args->v, &c.v));
+    double share = 1; /* that a row keeps by itself */
+    int64_t keys = fga_sequence_valid(&mask->desc.key);
+    if (plan->shape.rule == FGA_GPU_BUDGET) {
+        share = 0.25;
+        count_budgets(mask, call->heads, call->budget);
+    }
     for (int64_t h = 0; h < mask->desc.batch * mask->desc.heads; h++) {
-        call->keep[h] = count_kept(mask, call->heads[h].density);
+        call->keep[h] = count_kept(mask, share * call->heads[h].density);
+        call->number[h] = number_of(policy, &call->heads[h], keys);
         call->near[h] = call->heads[h].neighbours;
         call->everything[h] = call->heads[h].dense;
     }
@@ -209,7 +258,7 @@ fga_status fga_refresh_gpu_run(fga_context *ctx, const fga_gpu_refresh_plan *pla
 fga_status fga_score_tiles_gpu(fga_context *ctx, const fga_predict_desc *d, const fga_score_call *call)
 {
     fga_gpu_refresh_plan plan;
-    FGA_TRY(fga_refresh_gpu_init(ctx, d, &plan));
+    FGA_TRY(fga_refresh_gpu_init(ctx, d, NULL, &plan));
     fga_shape queries = {d->batch, d->query_heads, fga_sequence_length(&d->query), d->head_dim, d->dtype};
     fga_shape keys = {d->batch, d->kv_heads, fga_sequence_length(&d->key), d->head_dim, d->dtype};
     fga_gpu_refresh_call c = {

@@ -10,18 +10,21 @@ fga_gpu_spans fga_gpu_spans_of(const fga_spans *spans);
 /* Strides and addresses that kernels can read 16 bytes at a time. */
 fga_status fga_gpu_rows_of(fga_context *ctx, const char *what, const fga_tensor *t, fga_gpu_rows *rows);
 
-/* Checks desc and says whether it can be scored there. */
-fga_status fga_refresh_gpu_init(fga_context *ctx, const fga_predict_desc *desc, fga_gpu_refresh_plan *plan);
+/* Checks desc and says whether it can be scored there. policy: what selects; NULL: nothing does. */
+fga_status fga_refresh_gpu_init(fga_context *ctx, const fga_predict_desc *desc, const fga_policy *policy,
+                                fga_gpu_refresh_plan *plan);
 
 /* A mask whose bits only the device has, until fga_mask_fetch. */
 fga_status fga_mask_create_gpu(fga_context *ctx, const fga_mask_desc *desc, fga_mask **mask);
 
-/* Scores q against k and keeps the best of each row; host arrays [batch*query_heads] say how many. */
+/* Scores q against k and selects as the policy does. */
 typedef struct fga_refresh_gpu_call {
     const fga_attend_args *args; /* q, k, v */
     const fga_head_setting *heads;
     int32_t *keep, *near; /* [batch*query_heads]: room */
     uint8_t *everything;  /* likewise */
+    int64_t *budget;      /* [batch]: room */
+    double *number;       /* [batch*query_heads]: room */
     int32_t parts;        /* 0: all; for benchmarks */
     void *workspace;
     fga_mask *mask; /* of fga_mask_create_gpu */

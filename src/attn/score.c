@@ -284,7 +284,7 @@ fga_status fga_score_workspace(fga_context *ctx, const fga_predict_desc *desc, s
     }
     if (ctx != NULL && ctx->options.device == FGA_DEVICE_CUDA) {
         fga_gpu_refresh_plan plan;
-        FGA_TRY(fga_refresh_gpu_init(ctx, desc, &plan));
+        FGA_TRY(fga_refresh_gpu_init(ctx, desc, NULL, &plan));
         *bytes = plan.workspace_bytes;
         return FGA_OK;
     }

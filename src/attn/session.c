@@ -49,16 +49,17 @@ static fga_status make_arrays(fga_session *s)
     const fga_session_desc *d = &s->desc;
     int64_t heads = d->batch * d->query_heads;
     s->slot_count = (int64_t)d->layers * d->branches;
-    bool made = make_array(s, s->slot_count, sizeof *s->slots, &s->slots) &&
-                make_array(s, s->slot_count, sizeof(fga_session_kit *), &s->kits) &&
-                make_array(s, d->override_count, sizeof *s->overrides, &s->overrides) &&
-                make_array(s, heads, sizeof *s->heads, &s->heads) &&
-                make_array(s, heads, sizeof *s->quality, &s->quality) &&
-                make_array(s, heads, sizeof *s->counts, &s->counts) &&
-                make_array(s, heads, sizeof(int32_t), &s->keep) && make_array(s, heads, sizeof(int32_t), &s->near) &&
-                make_array(s, heads, sizeof *s->everything, &s->everything) &&
-                make_array(s, heads, sizeof *s->skip, &s->skip) && make_array(s, heads, sizeof(float), &s->recall) &&
-                make_array(s, heads, sizeof(float), &s->error) && make_array(s, heads, sizeof(double), &s->density);
+    bool made =
+        make_array(s, s->slot_count, sizeof *s->slots, &s->slots) &&
+        make_array(s, s->slot_count, sizeof(fga_session_kit *), &s->kits) &&
+        make_array(s, d->override_count, sizeof *s->overrides, &s->overrides) &&
+        make_array(s, heads, sizeof *s->heads, &s->heads) && make_array(s, heads, sizeof *s->quality, &s->quality) &&
+        make_array(s, heads, sizeof *s->counts, &s->counts) && make_array(s, heads, sizeof(int32_t), &s->keep) &&
+        make_array(s, heads, sizeof(int32_t), &s->near) &&
+        make_array(s, heads, sizeof *s->everything, &s->everything) &&
+        make_array(s, d->batch, sizeof *s->budget, &s->budget) && make_array(s, heads, sizeof *s->number, &s->number) &&
+        make_array(s, heads, sizeof *s->skip, &s->skip) && make_array(s, heads, sizeof(float), &s->recall) &&
+        make_array(s, heads, sizeof(float), &s->error) && make_array(s, heads, sizeof(double), &s->density);
     if (!made) {
         return fga_context_fail(s->ctx, FGA_ERR_MEMORY, "no memory for a session of %d layers", d->layers);
     }
@@ -108,8 +109,8 @@ void fga_session_destroy(fga_session **handle)
     fga_session *s = *handle;
     fga_session_unplan(s);
     fga_gpu_mask_free(&s->gpu_memory);
-    void *arrays[] = {s->slots,  s->kits,  s->overrides, s->heads, s->quality, s->counts,     s->skip,
-                      s->recall, s->error, s->density,   s->keep,  s->near,    s->meter_host, s->everything};
+    void *arrays[] = {s->slots, s->kits,    s->overrides, s->heads, s->quality,    s->counts,     s->skip,   s->recall,
+                      s->error, s->density, s->keep,      s->near,  s->meter_host, s->everything, s->budget, s->number};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         fga_free(s->ctx, arrays[i]);
     }

@@ -56,6 +56,8 @@ struct fga_session {
     /* On a CUDA context. */
     int32_t *keep, *near; /* [batch*query_heads] */
     uint8_t *everything;  /* likewise */
+    int64_t *budget;      /* [batch] */
+    double *number;       /* [batch*query_heads] */
     void *meter_host;     /* where something is measured */
     fga_gpu_mask gpu_memory;
     uint64_t *gpu_pairs; /* there: kept pairs and summary pairs of all sparse calls */

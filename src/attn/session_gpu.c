@@ -15,18 +15,24 @@ bool fga_session_on_device(const fga_session *s)
 static fga_status refuse(fga_context *ctx, const fga_policy *p, const char *what)
 {
     return fga_context_fail(ctx, FGA_ERR_UNSUPPORTED,
-                            "policy %s: %s, which sessions on %s cannot; they run dense, dfs and other top-k "
-                            "selections by mass, mean or deviation",
+                            "policy %s: %s, which sessions on %s cannot; they run dense, fgdfs, dfs, subblock, sol "
+                            "and other selections topk, budget, threshold or adaptive by mass, lse, mean or deviation",
                             p->name, what, ctx->gpu.name);
 }
 
 fga_status fga_session_check_gpu(fga_context *ctx, const fga_policy *p)
 {
-    if (p->select != FGA_SELECT_TOPK) {
-        return refuse(ctx, p, "it selects otherwise than by top-k");
+    bool knows = p->select == FGA_SELECT_TOPK || p->select == FGA_SELECT_BUDGET || p->select == FGA_SELECT_THRESHOLD ||
+                 p->select == FGA_SELECT_ADAPTIVE;
+    if (!knows) {
+        return refuse(ctx, p, "it selects otherwise than by topk, budget, threshold or adaptive");
     }
-    if (p->score != FGA_SCORE_MASS && p->score != FGA_SCORE_MEAN && p->score != FGA_SCORE_DEVIATION) {
-        return refuse(ctx, p, "it scores otherwise than by mass, mean or deviation");
+    if (p->score != FGA_SCORE_MASS && p->score != FGA_SCORE_LSE && p->score != FGA_SCORE_MEAN &&
+        p->score != FGA_SCORE_DEVIATION) {
+        return refuse(ctx, p, "it scores otherwise than by mass, lse, mean or deviation");
+    }
+    if (p->score == FGA_SCORE_LSE && p->select != FGA_SELECT_TOPK) {
+        return refuse(ctx, p, "it selects by lse otherwise than by topk");
     }
     if (p->zero_pad || p->gate_q > 0 || p->gate_k > 0) {
         return refuse(ctx, p, p->zero_pad ? "it has zero_pad" : "it has a gate");
@@ -120,6 +126,8 @@ fga_status fga_session_select_gpu(fga_session_call *c)
                                        .keep = s->keep,
                                        .near = s->near,
                                        .everything = s->everything,
+                                       .budget = s->budget,
+                                       .number = s->number,
                                        .workspace = c->workspace,
                                        .mask = slot->mask};
     c->attended = false;

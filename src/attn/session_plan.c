@@ -118,7 +118,7 @@ static fga_status fill_kit(const fga_session *s, fga_session_kit *kit, parts *mo
     if (on_device) {
         predict = fga_refresh_describe(&predict, policy);
         FGA_TRY(fga_session_check_gpu(s->ctx, policy));
-        FGA_TRY(fga_refresh_gpu_init(s->ctx, &predict, &kit->gpu));
+        FGA_TRY(fga_refresh_gpu_init(s->ctx, &predict, policy, &kit->gpu));
         raise(&most->work, kit->gpu.workspace_bytes);
     } else {
         FGA_TRY(fga_refresh_init(s->ctx, policy, &predict, grid, kit->targets, &kit->refresh));

@@ -7,7 +7,7 @@
 typedef struct fga_gpu {
     void *cuda_context;  /* the caller's: current when ours was made */
     void *modules[6];    /* loaded kernels, by the backend's count; NULL until a plan needs them */
-    void *functions[14]; /* those that no plan looks up, likewise */
+    void *functions[23]; /* those that no plan looks up, likewise */
     char name[64];
     int major, minor; /* compute capability */
     int processors;

@@ -3,6 +3,7 @@
 
 #include "base/context.h"
 #include "cuda/device.h"
+#include "cuda/launch.h"
 #include "cuda/ops_shapes.h"
 
 #include <inttypes.h>
@@ -51,42 +52,38 @@ static fga_status find_for(fga_context *ctx, const char *name, fga_dtype dtype, 
     return find_in(ctx, OPS_MODULE, full, 0, kernel);
 }
 
-/* Kernels that run without a plan of theirs. With a dtype they come in f16 and bf16; the probe's by head_dim too. */
-enum lone {
-    MOVE_ROWS,
-    SELECT_TILES,
-    PUT_ALIKE,
-    ORDER_BLOCKS,
-    COUNT_RESTS,
-    ADD_BOTH,
-    GROUP_SUMS,
-    PROBE = GROUP_SUMS + 2,
-    LONE = PROBE + 6
-};
-
 static const struct {
     const char *name;
     int shared; /* bytes; -1: the most there can be, for it depends on the call */
-} lone_kernels[LONE] = {
-    [MOVE_ROWS] = {"fga_move_rows", 0},
-    [SELECT_TILES] = {"fga_select_tiles", -1},
-    [PUT_ALIKE] = {"fga_put_alike_together", FGA_ALIKE_SHARED},
-    [ORDER_BLOCKS] = {"fga_order_blocks_by_keys", 0},
-    [COUNT_RESTS] = {"fga_count_group_rests", 0},
-    [ADD_BOTH] = {"fga_add_both", 0},
-    [GROUP_SUMS] = {"fga_group_sums_f16", 0},
-    [GROUP_SUMS + 1] = {"fga_group_sums_bf16", 0},
-    [PROBE] = {"fga_probe_f16_d64", FGA_PROBE_SHARED(64)},
-    [PROBE + 1] = {"fga_probe_f16_d128", FGA_PROBE_SHARED(128)},
-    [PROBE + 2] = {"fga_probe_f16_d256", FGA_PROBE_SHARED(256)},
-    [PROBE + 3] = {"fga_probe_bf16_d64", FGA_PROBE_SHARED(64)},
-    [PROBE + 4] = {"fga_probe_bf16_d128", FGA_PROBE_SHARED(128)},
-    [PROBE + 5] = {"fga_probe_bf16_d256", FGA_PROBE_SHARED(256)},
+} lone_kernels[FGA_LONE] = {
+    [FGA_MOVE_ROWS] = {"fga_move_rows", 0},
+    [FGA_BEST_TILES] = {"fga_select_tiles", -1},
+    [FGA_TILES_OVER] = {"fga_select_over", 0},
+    [FGA_PUT_ALIKE] = {"fga_put_alike_together", FGA_ALIKE_SHARED},
+    [FGA_ORDER_BLOCKS] = {"fga_order_blocks_by_keys", 0},
+    [FGA_COUNT_RESTS] = {"fga_count_group_rests", 0},
+    [FGA_ADD_BOTH] = {"fga_add_both", 0},
+    [FGA_BUDGET_BEGIN] = {"fga_budget_begin", -1},
+    [FGA_BUDGET_START_SEARCH] = {"fga_budget_start_search", 0},
+    [FGA_BUDGET_SPLIT] = {"fga_budget_split", 0},
+    [FGA_BUDGET_GO_ON] = {"fga_budget_go_on", 0},
+    [FGA_BUDGET_NARROW] = {"fga_budget_narrow", 0},
+    [FGA_BUDGET_COUNT_EQUALS] = {"fga_budget_count_equals", 0},
+    [FGA_BUDGET_SHARE_OUT] = {"fga_budget_share_out", 0},
+    [FGA_BUDGET_FINISH] = {"fga_budget_finish", 0},
+    [FGA_GROUP_SUMS] = {"fga_group_sums_f16", 0},
+    [FGA_GROUP_SUMS + 1] = {"fga_group_sums_bf16", 0},
+    [FGA_PROBE] = {"fga_probe_f16_d64", FGA_PROBE_SHARED(64)},
+    [FGA_PROBE + 1] = {"fga_probe_f16_d128", FGA_PROBE_SHARED(128)},
+    [FGA_PROBE + 2] = {"fga_probe_f16_d256", FGA_PROBE_SHARED(256)},
+    [FGA_PROBE + 3] = {"fga_probe_bf16_d64", FGA_PROBE_SHARED(64)},
+    [FGA_PROBE + 4] = {"fga_probe_bf16_d128", FGA_PROBE_SHARED(128)},
+    [FGA_PROBE + 5] = {"fga_probe_bf16_d256", FGA_PROBE_SHARED(256)},
 };
 
-_Static_assert(LONE <= sizeof((fga_gpu *)NULL)->functions / sizeof(void *), "a place for each");
+_Static_assert(FGA_LONE <= sizeof((fga_gpu *)NULL)->functions / sizeof(void *), "a place for each");
 
-static fga_status find(fga_context *ctx, int which, void **kernel)
+fga_status fga_gpu_find(fga_context *ctx, int which, void **kernel)
 {
     void **kept = &ctx->gpu.functions[which];
     int shared = lone_kernels[which].shared;
@@ -101,18 +98,13 @@ static fga_status find(fga_context *ctx, int which, void **kernel)
 fga_status fga_gpu_load(fga_context *ctx)
 {
     void *kernel = NULL;
-    for (int i = 0; i < LONE && ctx->gpu.major >= 8; i++) { /* an older device is refused by what is asked of it */
-        FGA_TRY(find(ctx, i, &kernel));
+    for (int i = 0; i < FGA_LONE && ctx->gpu.major >= 8; i++) { /* an older device is refused by what is asked of it */
+        FGA_TRY(fga_gpu_find(ctx, i, &kernel));
     }
     return FGA_OK;
 }
 
-typedef struct grid {
-    int64_t blocks;
-    int threads, shared;
-} grid;
-
-static fga_status launch(fga_context *ctx, void *kernel, grid g, void *stream, void *argument)
+fga_status fga_gpu_launch(fga_context *ctx, void *kernel, fga_grid g, void *stream, void *argument)
 {
     void *arguments[] = {argument};
     if (g.blocks == 0) {
@@ -128,13 +120,13 @@ static fga_status launch(fga_context *ctx, void *kernel, grid g, void *stream, v
 }
 
 /* `items` rows of channels, a power of two of threads each. */
-static grid row_grid(int64_t items, int32_t head_dim)
+static fga_grid row_grid(int64_t items, int32_t head_dim)
 {
     int64_t lanes = 1;
     while (lanes * 8 < head_dim) {
         lanes *= 2;
     }
-    return (grid){(items * lanes + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, 0};
+    return (fga_grid){(items * lanes + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, 0};
 }
 
 static fga_status need_halves(fga_context *ctx, fga_dtype dtype)
@@ -152,31 +144,33 @@ static fga_status need_halves(fga_context *ctx, fga_dtype dtype)
 fga_status fga_gpu_permute_rows(fga_context *ctx, const fga_gpu_permute *op, void *stream)
 {
     void *kernel = NULL;
-    FGA_TRY(find(ctx, MOVE_ROWS, &kernel));
+    FGA_TRY(fga_gpu_find(ctx, FGA_MOVE_ROWS, &kernel));
     int64_t blocks = (op->rows * op->chunks + ROW_THREADS - 1) / ROW_THREADS, most = (int64_t)ctx->gpu.processors * 32;
     fga_gpu_permute a = *op;
-    return launch(ctx, kernel, (grid){blocks < most ? blocks : most, ROW_THREADS, 0}, stream, &a);
+    return fga_gpu_launch(ctx, kernel, (fga_grid){blocks < most ? blocks : most, ROW_THREADS, 0}, stream, &a);
 }
 
 fga_status fga_gpu_probe_samples(fga_context *ctx, const fga_gpu_probe *probe, fga_dtype dtype, void *stream)
 {
     void *kernel = NULL;
     const fga_gpu_attend *a = &probe->attend;
-    int width = a->head_dim <= 64 ? 0 : a->head_dim <= 128 ? 1 : 2, which = PROBE + 3 * (dtype == FGA_BF16) + width;
+    int width = a->head_dim <= 64 ? 0 : a->head_dim <= 128 ? 1 : 2, which = FGA_PROBE + 3 * (dtype == FGA_BF16) + width;
     FGA_TRY(need_halves(ctx, dtype));
-    FGA_TRY(find(ctx, which, &kernel));
+    FGA_TRY(fga_gpu_find(ctx, which, &kernel));
     int64_t blocks = (int64_t)a->batch * a->query_heads * ((probe->samples + FGA_PROBE_ROWS - 1) / FGA_PROBE_ROWS);
     fga_gpu_probe argument = *probe;
-    return launch(ctx, kernel, (grid){blocks, FGA_PROBE_THREADS, lone_kernels[which].shared}, stream, &argument);
+    return fga_gpu_launch(ctx, kernel, (fga_grid){blocks, FGA_PROBE_THREADS, lone_kernels[which].shared}, stream,
+                          &argument);
 }
 
 fga_status fga_gpu_group_sums(fga_context *ctx, const fga_gpu_sums *op, fga_dtype dtype, void *stream)
 {
     void *kernel = NULL;
     FGA_TRY(need_halves(ctx, dtype));
-    FGA_TRY(find(ctx, GROUP_SUMS + (dtype == FGA_BF16), &kernel));
+    FGA_TRY(fga_gpu_find(ctx, FGA_GROUP_SUMS + (dtype == FGA_BF16), &kernel));
     fga_gpu_sums a = *op;
-    return launch(ctx, kernel, row_grid(2 * (int64_t)op->batch * op->kv_heads * op->groups, op->head_dim), stream, &a);
+    return fga_gpu_launch(ctx, kernel, row_grid(2 * (int64_t)op->batch * op->kv_heads * op->groups, op->head_dim),
+                          stream, &a);
 }
 
 /* ---- plan ----------------------------------------------------------------------------------------------------------
@@ -218,20 +212,20 @@ static fga_status lay_grid(fga_context *ctx, fga_gpu_refresh_plan *p)
         return unsupported(ctx, s, "wanted groups of 8, 16, 32 or 64 keys");
     }
     p->tile_blocks = FGA_RANK_TILE / (8 * p->block_eights);
-    p->entries = s->score == FGA_GPU_MASS ? parts(s->tile_n, s->sub_k) : s->tile_n;
+    p->entries = s->score != FGA_GPU_DEVIATION ? parts(s->tile_n, s->sub_k) : s->tile_n;
     int64_t rows = (int64_t)p->blocks * 8 * p->block_eights, keys = (int64_t)p->tiles * p->entries;
     int64_t tiles = (rows + FGA_RANK_TILE - 1) / FGA_RANK_TILE * s->batch * s->query_heads;
     if (rows > INT32_MAX / 2 || keys > INT32_MAX / 2 || tiles * p->tile_blocks > INT32_MAX) {
         return unsupported(ctx, s, "more tokens than one run takes");
     }
     p->rows = up(rows, FGA_RANK_TILE);
-    p->key_count = s->score == FGA_GPU_MASS ? (int32_t)keys : s->key_len;
+    p->key_count = s->score != FGA_GPU_DEVIATION ? (int32_t)keys : s->key_len;
     p->key_rows = up(keys, KEY_ROWS);
     p->head_tiles = p->rows / FGA_RANK_TILE;
     return FGA_OK;
 }
 
-static bool carve(size_t *used, int64_t count, size_t bytes, size_t *at)
+bool fga_gpu_carve(size_t *used, int64_t count, size_t bytes, size_t *at)
 {
     size_t size = 0;
     *at = *used;
@@ -246,31 +240,34 @@ static fga_status lay_workspace(fga_context *ctx, fga_gpu_refresh_plan *p)
     int64_t tiles = heads * p->head_tiles;
     size_t row_bytes = 2 * (size_t)p->dim, tile_bytes = (size_t)p->tile_blocks * (size_t)p->key_rows * sizeof(float);
     int64_t fit = tile_bytes > 0 ? (int64_t)(slab_bytes / tile_bytes) : 1;
-    p->slab_tiles = (int32_t)(fit < 1 ? 1 : fit < tiles ? fit : tiles);
-    bool fits =
-        carve(&p->workspace_bytes, heads * p->rows, row_bytes, &p->q_at) &&
-        carve(&p->workspace_bytes, heads * p->rows, 2 * sizeof(float), &p->q_meta_at) &&
-        carve(&p->workspace_bytes, heads * p->rows, sizeof(float), &p->lse_at) &&
-        carve(&p->workspace_bytes, s->score == FGA_GPU_MASS ? kv_heads * p->key_rows : 0, row_bytes, &p->k_at) &&
-        carve(&p->workspace_bytes, kv_heads * p->key_rows, 2 * sizeof(float), &p->k_meta_at) &&
-        carve(&p->workspace_bytes, p->slab_tiles, tile_bytes, &p->score_at);
+    p->slab_tiles = (int32_t)(fit < 1 ? 1 : fit < tiles && s->rule != FGA_GPU_BUDGET ? fit : tiles);
+    bool fits = fga_gpu_carve(&p->workspace_bytes, heads * p->rows, row_bytes, &p->q_at) &&
+                fga_gpu_carve(&p->workspace_bytes, heads * p->rows, 2 * sizeof(float), &p->q_meta_at) &&
+                fga_gpu_carve(&p->workspace_bytes, heads * p->rows, sizeof(float), &p->lse_at) &&
+                fga_gpu_carve(&p->workspace_bytes, s->score != FGA_GPU_DEVIATION ? kv_heads * p->key_rows : 0,
+                              row_bytes, &p->k_at) &&
+                fga_gpu_carve(&p->workspace_bytes, kv_heads * p->key_rows, 2 * sizeof(float), &p->k_meta_at) &&
+                fga_gpu_carve(&p->workspace_bytes, s->rule == FGA_GPU_ADAPTIVE ? 2 * kv_heads * p->dim : 0,
+                              sizeof(double), &p->moments_at) &&
+                fga_gpu_carve(&p->workspace_bytes, p->slab_tiles, tile_bytes, &p->score_at) &&
+                (s->rule != FGA_GPU_BUDGET || fga_gpu_budget_lay(p));
     return fits ? FGA_OK : unsupported(ctx, s, "more tokens than one run takes");
 }
 
-/* Threads and shared memory of a selection among `tiles`, and whether ranks fit there. */
-static grid select_grid(const fga_context *ctx, int64_t rows, int32_t tiles, bool *cached)
+fga_grid fga_gpu_select_grid(const fga_context *ctx, int64_t rows, int32_t tiles, bool *cached)
 {
     int64_t shared = FGA_SELECT_SHARED + 2 * (int64_t)up(tiles, 64);
     *cached = shared <= ctx->gpu.shared_bytes;
-    return (grid){rows, tiles <= 2048 ? 256 : 1024, *cached ? (int)shared : FGA_SELECT_SHARED};
+    return (fga_grid){rows, tiles <= 2048 ? 256 : 1024, *cached ? (int)shared : FGA_SELECT_SHARED};
 }
 
-/* sm_90's own: not where a variant is forced that is not its, nor for what its accumulators do not hold. */
+/* sm_90's own: not where a variant is forced that is not its, nor for what its accumulators do not hold, nor for
+ * logits, which are of so few means that they take no time. */
 static bool is_wide(const fga_context *ctx, const fga_gpu_refresh_plan *p)
 {
     const char *forced = ctx->options.variant;
     return ctx->gpu.major == 9 && ctx->gpu.minor == 0 && (forced == NULL || strcmp(forced, "sm90") == 0) &&
-           p->block_eights <= 2 && p->shape.scale > 0;
+           p->block_eights <= 2 && p->shape.scale > 0 && p->shape.rule != FGA_GPU_ADAPTIVE;
 }
 
 static fga_status find_rank(fga_context *ctx, fga_gpu_refresh_plan *p)
@@ -278,16 +275,16 @@ static fga_status find_rank(fga_context *ctx, fga_gpu_refresh_plan *p)
     const fga_gpu_refresh *s = &p->shape;
     char name[48];
     const char *type = fga_dtype_name(s->dtype);
-    bool wide = is_wide(ctx, p), mass = s->score == FGA_GPU_MASS;
+    bool wide = is_wide(ctx, p), means = s->score != FGA_GPU_DEVIATION;
     const char *prefix = wide ? "fga_sm90" : "fga";
     int module = wide ? WIDE_MODULE : OPS_MODULE;
     p->rank_threads = wide ? FGA_WIDE_THREADS : FGA_RANK_THREADS;
     p->rank_stages = FGA_RANK_SHARED(p->dim, 2) <= ctx->gpu.shared_bytes ? 2 : 1; /* 8.6, 8.9 and 12.x have less */
     p->rank_shared = wide ? FGA_WIDE_SHARED(p->dim) : FGA_RANK_SHARED(p->dim, p->rank_stages);
-    snprintf(name, sizeof name, "%s_row_sums_%s_d%d", prefix, mass ? "means" : type, p->dim);
+    snprintf(name, sizeof name, "%s_row_sums_%s_d%d", prefix, means ? "means" : type, p->dim);
     FGA_TRY(find_in(ctx, module, name, p->rank_shared, &p->stats));
-    if (mass) {
-        snprintf(name, sizeof name, "%s_mass_d%d", prefix, p->dim);
+    if (means) {
+        snprintf(name, sizeof name, "%s_%s_d%d", prefix, s->rule == FGA_GPU_ADAPTIVE ? "logits" : "mass", p->dim);
     } else {
         snprintf(name, sizeof name, "%s_deviation_%s_d%d_g%d", prefix, type, p->dim, s->group);
     }
@@ -297,7 +294,7 @@ static fga_status find_rank(fga_context *ctx, fga_gpu_refresh_plan *p)
 static fga_status find_kernels(fga_context *ctx, fga_gpu_refresh_plan *p)
 {
     fga_dtype dtype = p->shape.dtype;
-    if (p->shape.score == FGA_GPU_MASS) {
+    if (p->shape.score != FGA_GPU_DEVIATION) {
         FGA_TRY(find_for(ctx, "fga_pool_scaled", dtype, &p->pool_q));
         p->pool_k = p->pool_q;
     } else {
@@ -306,7 +303,10 @@ static fga_status find_kernels(fga_context *ctx, fga_gpu_refresh_plan *p)
     }
     FGA_TRY(find_rank(ctx, p));
     FGA_TRY(find_in(ctx, OPS_MODULE, "fga_write_scores", 0, &p->write));
-    return find(ctx, SELECT_TILES, &p->select);
+    FGA_TRY(find_in(ctx, OPS_MODULE, "fga_key_moments", 0, &p->moments));
+    FGA_TRY(find_in(ctx, OPS_MODULE, "fga_block_bases", 0, &p->bases));
+    bool over = p->shape.rule == FGA_GPU_OVER || p->shape.rule == FGA_GPU_ADAPTIVE;
+    return fga_gpu_find(ctx, over ? FGA_TILES_OVER : FGA_BEST_TILES, &p->select);
 }
 
 fga_status fga_gpu_refresh_prepare(fga_context *ctx, const fga_gpu_refresh *shape, fga_gpu_refresh_plan *p)
@@ -348,10 +348,10 @@ static fga_status pool(fga_context *ctx, const fga_gpu_refresh_plan *p, const fg
         .sub_tokens = of_keys ? s->sub_k : s->sub_q,
         .subs = of_keys ? p->entries : 8 * p->block_eights,
         .of_keys = of_keys,
-        .scaled = s->score == FGA_GPU_MASS,
+        .scaled = s->score != FGA_GPU_DEVIATION,
     };
-    return launch(ctx, of_keys ? p->pool_k : p->pool_q, row_grid((int64_t)a.batch * a.heads * a.rows, p->dim),
-                  c->stream, &a);
+    return fga_gpu_launch(ctx, of_keys ? p->pool_k : p->pool_q, row_grid((int64_t)a.batch * a.heads * a.rows, p->dim),
+                          c->stream, &a);
 }
 
 static fga_status part_values(fga_context *ctx, const fga_gpu_refresh_plan *p, const fga_gpu_refresh_call *c)
@@ -369,7 +369,22 @@ static fga_status part_values(fga_context *ctx, const fga_gpu_refresh_plan *p, c
         .group = s->group,
         .groups = parts(s->key_len, s->group),
     };
-    return launch(ctx, p->apart, row_grid((int64_t)a.batch * a.kv_heads * a.groups, a.head_dim), c->stream, &a);
+    return fga_gpu_launch(ctx, p->apart, row_grid((int64_t)a.batch * a.kv_heads * a.groups, a.head_dim), c->stream, &a);
+}
+
+static fga_status find_moments(fga_context *ctx, const fga_gpu_refresh_plan *p, const fga_gpu_refresh_call *c)
+{
+    char *memory = c->workspace;
+    fga_gpu_moments a = {
+        .mean = memory + p->k_at,
+        .meta = (const float *)(memory + p->k_meta_at),
+        .moments = (double *)(memory + p->moments_at),
+        .tiles = p->key_count,
+        .rows = p->key_rows,
+        .dim = p->dim,
+    };
+    const fga_grid g = {(int64_t)p->shape.batch * p->shape.kv_heads, p->dim / 2, 0};
+    return fga_gpu_launch(ctx, p->moments, g, c->stream, &a);
 }
 
 static fga_gpu_rank rank_of(const fga_gpu_refresh_plan *p, const fga_gpu_refresh_call *c)
@@ -398,13 +413,28 @@ static fga_gpu_rank rank_of(const fga_gpu_refresh_plan *p, const fga_gpu_refresh
         .stages = p->rank_stages,
         .scale_log2 = s->scale * 1.44269504088896341f,
     };
-    if (s->score == FGA_GPU_MASS) {
+    if (s->score != FGA_GPU_DEVIATION) {
         int64_t head = (int64_t)p->key_rows * p->dim;
         a.k = (fga_gpu_rows){memory + p->k_at, s->kv_heads * head, head, p->dim};
         a.keys = (fga_gpu_spans){1, {0}, {p->key_count}};
         a.head_dim = p->dim;
     }
     return a;
+}
+
+/* Sums of rows, and what log-sum-exps of blocks start from. */
+static fga_status sum_rows(fga_context *ctx, const fga_gpu_refresh_plan *p, const fga_gpu_rank *rank, void *stream)
+{
+    const fga_gpu_refresh *s = &p->shape;
+    int64_t tiles = (int64_t)s->batch * s->query_heads * p->head_tiles;
+    fga_gpu_rank a = *rank;
+    FGA_TRY(fga_gpu_launch(ctx, p->stats, (fga_grid){tiles, p->rank_threads, p->rank_shared}, stream, &a));
+    if (s->score != FGA_GPU_LSE) {
+        return FGA_OK;
+    }
+    fga_gpu_bases bases = {a.lse, a.q_meta, tiles * p->tile_blocks, 8 * p->block_eights};
+    const fga_grid g = {(bases.blocks + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, 0};
+    return fga_gpu_launch(ctx, p->bases, g, stream, &bases);
 }
 
 /* A slab is few row tiles of many keys, so that keys are shared out too. */
@@ -416,25 +446,52 @@ static void split_keys(const fga_context *ctx, int32_t tiles, fga_gpu_rank *a)
     a->splits = parts(a->key_rows, a->split_keys);
 }
 
+int32_t fga_gpu_equal_heads(const fga_gpu_refresh_call *c, int32_t head, int32_t end, fga_gpu_select *select)
+{
+    int32_t next = head + 1;
+    while (next < end && c->keep[next] == c->keep[head] && c->neighbours[next] == c->neighbours[head] &&
+           c->everything[next] == c->everything[head] && (c->number == NULL || c->number[next] == c->number[head])) {
+        next++;
+    }
+    select->head_first = head;
+    select->head_end = next;
+    select->keep = c->keep[head];
+    select->neighbours = c->neighbours[head];
+    select->everything = c->everything[head];
+    return next;
+}
+
+static fga_gpu_over over_of(const fga_gpu_refresh_plan *p, const fga_gpu_refresh_call *c)
+{
+    const fga_gpu_refresh *s = &p->shape;
+    const char *memory = c->workspace;
+    fga_gpu_over a = {.query_heads = s->query_heads, .kv_heads = s->kv_heads, .rows = p->rows, .dim = p->dim};
+    if (s->rule == FGA_GPU_ADAPTIVE) {
+        a.moments = (const double *)(memory + p->moments_at);
+        a.q = memory + p->q_at;
+        a.q_meta = (const float *)(memory + p->q_meta_at);
+        a.unit = (double)s->scale * 1.44269504088896341;
+        a.block_subs = 8 * p->block_eights;
+        a.full_covariance = s->full_covariance;
+    }
+    return a;
+}
+
 /* Selects for every head of the slab, heads of equal settings together. */
 static fga_status select_slab(fga_context *ctx, const fga_gpu_refresh_plan *p, const fga_gpu_refresh_call *c,
                               fga_gpu_select *a, int32_t tiles)
 {
     bool cached = false;
-    grid g = select_grid(ctx, (int64_t)tiles * p->tile_blocks, p->tiles, &cached);
+    fga_grid g = fga_gpu_select_grid(ctx, (int64_t)tiles * p->tile_blocks, p->tiles, &cached);
     int32_t first = a->tile_first / p->head_tiles, last = (a->tile_first + tiles - 1) / p->head_tiles;
     a->cached = cached;
-    for (int32_t h = first, end = first; h <= last; h = end) {
-        while (end <= last && c->keep[end] == c->keep[h] && c->neighbours[end] == c->neighbours[h] &&
-               c->everything[end] == c->everything[h]) {
-            end++;
-        }
-        a->head_first = h;
-        a->head_end = end;
-        a->keep = c->keep[h];
-        a->neighbours = c->neighbours[h];
-        a->everything = c->everything[h];
-        FGA_TRY(launch(ctx, p->select, g, c->stream, a));
+    fga_gpu_over over = over_of(p, c);
+    bool best = p->shape.rule == FGA_GPU_BEST;
+    for (int32_t h = first, next = first; h <= last; h = next) {
+        next = fga_gpu_equal_heads(c, h, last + 1, a);
+        over.select = *a;
+        over.number = best ? 0 : c->number[h];
+        FGA_TRY(fga_gpu_launch(ctx, p->select, g, c->stream, best ? (void *)a : &over));
     }
     return FGA_OK;
 }
@@ -450,21 +507,28 @@ static fga_status run_slabs(fga_context *ctx, const fga_gpu_refresh_plan *p, con
     select.entries = p->entries;
     select.tile_blocks = p->tile_blocks;
     select.head_tiles = p->head_tiles;
-    if ((c->parts & FGA_GPU_ROW_SUMS) != 0) {
-        FGA_TRY(launch(ctx, p->stats, (grid){all, p->rank_threads, p->rank_shared}, c->stream, &a));
+    if (s->score == FGA_GPU_LSE) {
+        select.base = a.lse;
+        select.base_rows = p->rows;
+        select.base_subs = 8 * p->block_eights;
+    }
+    if ((c->parts & FGA_GPU_ROW_SUMS) != 0 && s->rule != FGA_GPU_ADAPTIVE) {
+        FGA_TRY(sum_rows(ctx, p, &a, c->stream));
     }
     for (int64_t first = 0; first < all; first += p->slab_tiles) {
         int32_t tiles = (int32_t)(all - first < p->slab_tiles ? all - first : p->slab_tiles);
         a.tile_first = select.tile_first = (int32_t)first;
         split_keys(ctx, tiles, &a);
         if ((c->parts & FGA_GPU_SCORES) != 0) {
-            const grid g = {(int64_t)tiles * a.splits, p->rank_threads, p->rank_shared};
-            FGA_TRY(launch(ctx, p->rank, g, c->stream, &a));
+            const fga_grid g = {(int64_t)tiles * a.splits, p->rank_threads, p->rank_shared};
+            FGA_TRY(fga_gpu_launch(ctx, p->rank, g, c->stream, &a));
         }
         if (select.tile_score != NULL) {
-            FGA_TRY(launch(ctx, p->write, (grid){(int64_t)tiles * p->tile_blocks, 256, 0}, c->stream, &select));
+            FGA_TRY(
+                fga_gpu_launch(ctx, p->write, (fga_grid){(int64_t)tiles * p->tile_blocks, 256, 0}, c->stream, &select));
         } else if ((c->parts & FGA_GPU_SELECT) != 0) {
-            FGA_TRY(select_slab(ctx, p, c, &select, tiles));
+            FGA_TRY(s->rule == FGA_GPU_BUDGET ? fga_gpu_budget_launch(ctx, p, c, &select)
+                                              : select_slab(ctx, p, c, &select, tiles));
         }
     }
     return FGA_OK;
@@ -477,7 +541,8 @@ fga_status fga_gpu_refresh_launch(fga_context *ctx, const fga_gpu_refresh_plan *
     }
     if ((c->parts & FGA_GPU_POOL) != 0) {
         FGA_TRY(pool(ctx, p, c, false));
-        FGA_TRY(p->shape.score == FGA_GPU_MASS ? pool(ctx, p, c, true) : part_values(ctx, p, c));
+        FGA_TRY(p->shape.score != FGA_GPU_DEVIATION ? pool(ctx, p, c, true) : part_values(ctx, p, c));
+        FGA_TRY(p->shape.rule == FGA_GPU_ADAPTIVE ? find_moments(ctx, p, c) : FGA_OK);
     }
     return run_slabs(ctx, p, c);
 }
@@ -486,11 +551,11 @@ fga_status fga_gpu_select_rows(fga_context *ctx, const fga_gpu_select *select, i
 {
     void *kernel = NULL;
     bool cached = false;
-    grid g = select_grid(ctx, rows, select->tiles, &cached);
-    FGA_TRY(find(ctx, SELECT_TILES, &kernel));
+    fga_grid g = fga_gpu_select_grid(ctx, rows, select->tiles, &cached);
+    FGA_TRY(fga_gpu_find(ctx, FGA_BEST_TILES, &kernel));
     fga_gpu_select a = *select;
     a.cached = cached;
-    return launch(ctx, kernel, g, stream, &a);
+    return fga_gpu_launch(ctx, kernel, g, stream, &a);
 }
 
 static fga_status clear(fga_context *ctx, uint64_t *counters, void *stream)
@@ -507,28 +572,29 @@ fga_status fga_gpu_order_blocks(fga_context *ctx, const fga_gpu_order *order, vo
     fga_gpu_order a = *order;
     if (a.at_once > 1 && a.rows > 0) {
         int64_t parts = (int64_t)(a.rows / a.blocks) * ((a.blocks + FGA_ALIKE_BLOCKS - 1) / FGA_ALIKE_BLOCKS);
-        FGA_TRY(find(ctx, PUT_ALIKE, &kernel));
-        FGA_TRY(launch(ctx, kernel, (grid){parts, FGA_ALIKE_BLOCKS, FGA_ALIKE_SHARED}, stream, &a));
+        FGA_TRY(fga_gpu_find(ctx, FGA_PUT_ALIKE, &kernel));
+        FGA_TRY(fga_gpu_launch(ctx, kernel, (fga_grid){parts, FGA_ALIKE_BLOCKS, FGA_ALIKE_SHARED}, stream, &a));
     }
-    FGA_TRY(find(ctx, ORDER_BLOCKS, &kernel));
-    return launch(ctx, kernel, (grid){(a.rows + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, 0}, stream, &a);
+    FGA_TRY(fga_gpu_find(ctx, FGA_ORDER_BLOCKS, &kernel));
+    return fga_gpu_launch(ctx, kernel, (fga_grid){(a.rows + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, 0}, stream,
+                          &a);
 }
 
 fga_status fga_gpu_count_rests(fga_context *ctx, const fga_gpu_rests *rests, void *stream)
 {
     void *kernel = NULL;
-    FGA_TRY(find(ctx, COUNT_RESTS, &kernel));
+    FGA_TRY(fga_gpu_find(ctx, FGA_COUNT_RESTS, &kernel));
     fga_gpu_rests a = *rests;
-    return launch(ctx, kernel, (grid){((int64_t)a.rows * 32 + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, 0}, stream,
-                  &a);
+    return fga_gpu_launch(
+        ctx, kernel, (fga_grid){((int64_t)a.rows * 32 + ROW_THREADS - 1) / ROW_THREADS, ROW_THREADS, 0}, stream, &a);
 }
 
 fga_status fga_gpu_add_pairs(fga_context *ctx, const fga_gpu_tally *tally, void *stream)
 {
     void *kernel = NULL;
-    FGA_TRY(find(ctx, ADD_BOTH, &kernel));
+    FGA_TRY(fga_gpu_find(ctx, FGA_ADD_BOTH, &kernel));
     fga_gpu_tally a = *tally;
-    return launch(ctx, kernel, (grid){1, 32, 0}, stream, &a);
+    return fga_gpu_launch(ctx, kernel, (fga_grid){1, 32, 0}, stream, &a);
 }
 
 /* ---- memory --------------------------------------------------------------------------------------------------------
@@ -537,8 +603,10 @@ fga_status fga_gpu_add_pairs(fga_context *ctx, const fga_gpu_tally *tally, void 
 fga_status fga_gpu_mask_alloc(fga_context *ctx, int64_t rows, int64_t words, fga_gpu_mask *mask, uint64_t **pairs)
 {
     size_t keys_at = 0, order_at = 0, pairs_at = 0, bits_at = 0, bytes = 0;
-    if (!carve(&bytes, rows * words, sizeof(uint64_t), &bits_at) || !carve(&bytes, rows, sizeof(int32_t), &keys_at) ||
-        !carve(&bytes, 2 * rows, sizeof(int32_t), &order_at) || !carve(&bytes, 2, sizeof(uint64_t), &pairs_at)) {
+    if (!fga_gpu_carve(&bytes, rows * words, sizeof(uint64_t), &bits_at) ||
+        !fga_gpu_carve(&bytes, rows, sizeof(int32_t), &keys_at) ||
+        !fga_gpu_carve(&bytes, 2 * rows, sizeof(int32_t), &order_at) ||
+        !fga_gpu_carve(&bytes, 2, sizeof(uint64_t), &pairs_at)) {
         return fga_context_fail(ctx, FGA_ERR_ARGUMENT, "a mask of %" PRId64 " rows is too large", rows);
     }
     const fga_driver *driver = fga_driver_load();

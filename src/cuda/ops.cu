@@ -1,7 +1,9 @@
 /* ops.cu - the kernels of a refresh and of measuring: thin entries to rows.cuh, rank.cuh, select.cuh,
- * alike.cuh and probe.cuh. */
+ * alike.cuh, over.cuh, budget.cuh and probe.cuh. */
 #include "cuda/alike.cuh"
+#include "cuda/budget.cuh"
 #include "cuda/ops_shapes.h"
+#include "cuda/over.cuh"
 #include "cuda/probe.cuh"
 #include "cuda/rank.cuh"
 #include "cuda/select.cuh"
@@ -14,7 +16,7 @@ FGA_ENTRY(fga_move_rows, fga_gpu_permute, 256)
     fga::permute_rows(a);
 }
 
-/* One set per dtype of the inputs; means for `mass` are f16 whatever the input is. */
+/* One set per dtype of the inputs; means are f16 whatever the input is, but for `deviation`. */
 #define FGA_ROW_KERNELS(name, type) \
     FGA_ENTRY(fga_group_sums_##name, fga_gpu_sums, 256) \
     { \
@@ -60,7 +62,11 @@ FGA_ROW_KERNELS(f16, __half)
     } \
     FGA_RANK_ENTRY(fga_mass_d##dim) \
     { \
-        fga::scores<__half, dim, true, 0>(a); \
+        fga::scores<__half, dim, true, fga::RANK_MASS>(a); \
+    } \
+    FGA_RANK_ENTRY(fga_logits_d##dim) \
+    { \
+        fga::scores<__half, dim, true, fga::RANK_LOGITS>(a); \
     }
 
 FGA_DEVIATIONS(bf16, __nv_bfloat16, 64)
@@ -73,6 +79,61 @@ FGA_MASS(128)
 FGA_ENTRY(fga_select_tiles, fga_gpu_select, 1024)
 {
     fga::select_row_of(a);
+}
+
+FGA_ENTRY(fga_block_bases, fga_gpu_bases, 256)
+{
+    fga::block_bases(a);
+}
+
+FGA_ENTRY(fga_key_moments, fga_gpu_moments, 64)
+{
+    fga::key_moments(a);
+}
+
+FGA_ENTRY(fga_select_over, fga_gpu_over, 1024)
+{
+    fga::select_over(a);
+}
+
+FGA_ENTRY(fga_budget_begin, fga_gpu_budget, 1024)
+{
+    fga::begin_budget(a);
+}
+
+FGA_ENTRY(fga_budget_start_search, fga_gpu_budget, 32)
+{
+    fga::start_search(a);
+}
+
+FGA_ENTRY(fga_budget_split, fga_gpu_budget, 1024)
+{
+    fga::split_row(a);
+}
+
+FGA_ENTRY(fga_budget_go_on, fga_gpu_budget, 32)
+{
+    fga::go_on_searching(a);
+}
+
+FGA_ENTRY(fga_budget_narrow, fga_gpu_budget, 256)
+{
+    fga::narrow_rows(a);
+}
+
+FGA_ENTRY(fga_budget_count_equals, fga_gpu_budget, 256)
+{
+    fga::count_equals(a);
+}
+
+FGA_ENTRY(fga_budget_share_out, fga_gpu_budget, 1024)
+{
+    fga::share_out(a);
+}
+
+FGA_ENTRY(fga_budget_finish, fga_gpu_budget, 256)
+{
+    fga::finish_budget(a);
 }
 
 FGA_ENTRY(fga_write_scores, fga_gpu_select, 1024)
@@ -121,3 +182,4 @@ static_assert(sizeof(fga::rank_tile<64>::shared) == FGA_RANK_SHARED(64, 2), "the
 static_assert(sizeof(fga::rank_tile<128>::shared) == FGA_RANK_SHARED(128, 2), "the host's idea of it");
 static_assert(sizeof(fga::alike_shared) == FGA_ALIKE_SHARED, "the host's idea of it");
 static_assert(sizeof(fga::select_shared) <= FGA_SELECT_SHARED, "the host's idea of it");
+static_assert(sizeof(fga::budget_shared) <= FGA_BUDGET_SHARED, "the host's idea of it");

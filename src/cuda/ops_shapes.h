@@ -22,5 +22,7 @@
 /* Beside two bytes per tile, rounded up to 64, where they are cached. */
 #define FGA_SELECT_SHARED (4 * 2048 + 4 * 32 + 64)
 #define FGA_ALIKE_SHARED (4 * FGA_ALIKE_WORDS + 4 * FGA_ALIKE_BLOCKS / 32)
+/* Counts by digit, and what a row or a thread block knows beside them. */
+#define FGA_BUDGET_SHARED (4 * 2048 + 24 + 8 * 32)
 
 #endif

@@ -16,6 +16,7 @@ namespace fga
 {
 
 enum { RANK_THREADS = 256, RANK_KEYS = FGA_RANK_TILE };
+enum { RANK_MASS = 0, RANK_LOGITS = -1 }; /* in place of a group of keys, which means deviation */
 
 template <int D> struct rank_tile {
     static constexpr int row_bytes = 2 * D + 16, chunks = D / 8, bytes = RANK_KEYS * row_bytes;
@@ -278,6 +279,29 @@ template <typename T, int D, bool FACTORS> __device__ __forceinline__ void row_s
     }
 }
 
+/* ---- in between, for log-sum-exps ---------------------------------------------------------------------------------
+ */
+
+/* A thread per block. Rows without a share are no part of it. */
+__device__ __forceinline__ void block_bases(const fga_gpu_bases &a)
+{
+    int64_t block = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (block >= a.blocks) {
+        return;
+    }
+    float base = minus_infinity(), *lse = a.lse + block * a.block_subs;
+    bool asks = false;
+    for (int i = 0; i < a.block_subs; i++) {
+        bool counts = a.q_meta[2 * (block * a.block_subs + i) + 1] > 0;
+        base = counts ? fmaxf(base, lse[i]) : base;
+        asks |= counts;
+    }
+    base = base == -minus_infinity() ? 0 : base - (float)FGA_LSE_ROOM; /* without a key all sums are 0 anyway */
+    for (int i = 0; i < a.block_subs; i++) {
+        lse[i] = asks ? base : -minus_infinity();
+    }
+}
+
 /* ---- second pass: scores -------------------------------------------------------------------------------------------
  */
 
@@ -319,7 +343,8 @@ template <int GROUP> __device__ __forceinline__ void group_totals(const float (&
     }
 }
 
-/* GROUP 0: mass, else deviation. */
+/* GROUP of keys: deviation; or RANK_MASS; or RANK_LOGITS, in base 2 and without the keys' biases, of the one pooled
+ * query that a block has: the others are zeros. */
 template <typename T, int D, bool FACTORS, int GROUP> __device__ __forceinline__ void scores(const fga_gpu_rank &a)
 {
     extern __shared__ __align__(16) unsigned char memory[];
@@ -327,7 +352,7 @@ template <typename T, int D, bool FACTORS, int GROUP> __device__ __forceinline__
     rank_place p = rank_place_of(a);
     rank_warp w = rank_warp_of();
     rank_columns columns;
-    load_columns(a, p, w, true, columns);
+    load_columns(a, p, w, GROUP != RANK_LOGITS, columns);
     int quad = threadIdx.x & 3;
     int64_t block = ((int64_t)blockIdx.x / a.splits * FGA_RANK_TILE + w.rows) / (8 * a.block_eights);
     each_tile<T, D>(a, p, sh, [&](int first, int stage) {
@@ -352,7 +377,9 @@ template <typename T, int D, bool FACTORS, int GROUP> __device__ __forceinline__
                 for (int i = 0; i < 8; i++) {
                     float2 key = meta[i * 8];
                     float scale = FACTORS ? columns.scale[n][j] * key.x : columns.scale[n][j];
-                    weight[i] = exp2_fast(fmaf(x.c[i / 2][n][i % 2 * 2 + j], scale, key.y) - columns.lse[n][j]);
+                    float product = x.c[i / 2][n][i % 2 * 2 + j];
+                    weight[i] = GROUP == RANK_LOGITS ? product * scale
+                                                     : exp2_fast(fmaf(product, scale, key.y) - columns.lse[n][j]);
                 }
                 if constexpr (GROUP > 0) {
                     group_totals<GROUP>(weight, total);

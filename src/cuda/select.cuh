@@ -207,10 +207,10 @@ __device__ __forceinline__ int find_upper(const select_row &r, select_shared &sh
     }
 }
 
-/* wanted: at least 1 and fewer than there are free tiles. base: of the window in which survey counted. */
+/* After find_bin for `wanted`, at least 1 and fewer than there are free tiles, in the window from `base` on in which
+ * survey counted. */
 __device__ __forceinline__ select_cut find_cut(const select_row &r, select_shared &sh, int base, int wanted)
 {
-    find_bin(sh, SELECT_BINS, wanted); /* all are in some bin */
     bool below = sh.digit == 0 && base > 0, above = sh.digit == SELECT_BINS - 1 && sh.most >= base + SELECT_BINS;
     int high = below || above ? find_upper(r, sh, &wanted) : base + sh.digit;
     select_cut c = {(uint32_t)high << 16, wanted - sh.above, sh.at};
@@ -238,6 +238,15 @@ __device__ __forceinline__ uint32_t spans_bits(const fga_gpu_spans &s, int first
 struct select_forced {
     bool empty, everything;
     int near_begin, near_end;
+};
+
+/* What a row keeps beside that. */
+struct select_choice {
+    select_forced forced;
+    bool open, all; /* some tiles are free; all of those are kept */
+    int free;
+    select_cut cut;
+    int ties_before; /* of equal tiles, those in words of lower warps */
 };
 
 __device__ __forceinline__ select_forced forced_of(const fga_gpu_select &a, int u, select_row &r)
@@ -275,10 +284,15 @@ __device__ __forceinline__ int guess_base(const select_row &r, select_shared &sh
     return max(0, sh.guess - (SELECT_BINS - 128));
 }
 
-/* Reads the row: fills the cache, counts in the window from the returned base on, and finds the largest upper half. */
-__device__ __forceinline__ int survey(const select_row &r, uint16_t *high, select_shared &sh)
+__device__ __forceinline__ void count_in_window(select_shared &sh, int base, uint32_t rank)
 {
-    int most = 0, gated = 0, base = guess_base(r, sh);
+    atomicAdd(&sh.bins[min(max((int)(rank >> 16) - base, 0), SELECT_BINS - 1)], 1);
+}
+
+/* Reads the row: fills the cache, counts in the window from base on, and finds the largest upper half. */
+__device__ __forceinline__ void survey(const select_row &r, uint16_t *high, select_shared &sh, int base)
+{
+    int most = 0, gated = 0;
     clear_bins(sh, SELECT_BINS);
     each_score(r, [&](int tile, uint32_t rank) {
         int upper = (int)(rank >> 16);
@@ -287,7 +301,7 @@ __device__ __forceinline__ int survey(const select_row &r, uint16_t *high, selec
         }
         most = max(most, upper);
         gated += rank == 0xFF800000u; /* +inf */
-        atomicAdd(&sh.bins[min(max(upper - base, 0), SELECT_BINS - 1)], 1);
+        count_in_window(sh, base, rank);
     });
     for (int distance = 16; distance > 0; distance /= 2) {
         most = max(most, __shfl_xor_sync(0xFFFFFFFFu, most, distance));
@@ -299,7 +313,6 @@ __device__ __forceinline__ int survey(const select_row &r, uint16_t *high, selec
         atomicAdd(&sh.gated, gated);
     }
     __syncthreads();
-    return base;
 }
 
 /* Bits of 32 tiles, lane by lane, of those that a cut keeps; *equal: those at it. */
@@ -408,42 +421,15 @@ __device__ __forceinline__ uint32_t word_above(const select_row &r, const select
     return free & above;
 }
 
-__device__ __forceinline__ void select_row_of(const fga_gpu_select &a)
+/* What a row keeps as bits, and how many keys those are. */
+__device__ __forceinline__ void write_row(const fga_gpu_select &a, const select_row &r, select_shared &sh,
+                                          const select_choice &s, int64_t row)
 {
-    extern __shared__ __align__(16) unsigned char memory[];
-    auto &sh = *reinterpret_cast<select_shared *>(memory);
-    int tile = a.tile_first + (int)blockIdx.x / a.tile_blocks, head = tile / a.head_tiles;
-    int u = (tile - head * a.head_tiles) * a.tile_blocks + (int)blockIdx.x % a.tile_blocks;
-    if (u >= a.blocks || head < a.head_first || head >= a.head_end) {
-        return;
-    }
-    int64_t row = (int64_t)head * a.blocks + u;
-    if (threadIdx.x == 0) {
-        sh.guess = sh.most = sh.gated = sh.kept = sh.missing = 0;
-    }
-    __syncthreads();
-    select_row r = {
-        a.score + (int64_t)blockIdx.x * a.score_stride, sh.high, a.entries, a.cached != 0, false, {0, 0}, {0, 0}};
-    r.aligned = a.entries == 1 && a.score_stride % 4 == 0 && ((uint64_t)r.score & 15) == 0;
-    select_forced f = forced_of(a, u, r);
-    bool open = !f.empty && !f.everything, all = false;
-    select_cut c = {0, 0, 0};
-    int before = 0;
-    if (open) {
-        int free = r.end[0] - r.begin[0] + max(0, r.end[1] - r.begin[1]);
-        int base = survey(r, sh.high, sh);
-        int wanted = sh.gated + max(1, a.keep - (a.live_tiles - free) - sh.gated);
-        all = wanted >= free;
-        if (!all) {
-            c = find_cut(r, sh, base, wanted);
-            before = c.ties < c.equal ? ties_before(a, r, c, sh) : 0;
-        }
-    }
-    int kept = 0, missing = 0;
+    int kept = 0, missing = 0, before = s.ties_before;
     uint32_t *bits = reinterpret_cast<uint32_t *>(a.bits + row * a.words);
-    if (open && !all && r.cached && c.ties == c.equal) {
+    if (s.open && !s.all && r.cached && s.cut.ties == s.cut.equal) {
         for (int word = threadIdx.x; word < 2 * a.words; word += (int)blockDim.x) {
-            bits[word] = finish_word(a, f, word, word_above(r, c, word), &kept, &missing);
+            bits[word] = finish_word(a, s.forced, word, word_above(r, s.cut, word), &kept, &missing);
         }
         for (int distance = 16; distance > 0; distance /= 2) {
             kept += __shfl_xor_sync(0xFFFFFFFFu, kept, distance);
@@ -452,14 +438,14 @@ __device__ __forceinline__ void select_row_of(const fga_gpu_select &a)
     } else {
         int first, last = warp_words(a, &first);
         for (int word = first; word < last; word++) {
-            uint32_t chosen = f.everything ? 0xFFFFFFFFu : 0;
-            if (open) {
+            uint32_t chosen = s.forced.everything ? 0xFFFFFFFFu : 0;
+            if (s.open) {
                 uint32_t equal;
-                chosen = above_cut(r, c, word * 32, all, &equal);
-                chosen |= lowest_bits(equal, c.ties - before);
+                chosen = above_cut(r, s.cut, word * 32, s.all, &equal);
+                chosen |= lowest_bits(equal, s.cut.ties - before);
                 before += __popc(equal);
             }
-            chosen = finish_word(a, f, word, chosen, &kept, &missing);
+            chosen = finish_word(a, s.forced, word, chosen, &kept, &missing);
             if ((threadIdx.x & 31) == 0) {
                 bits[word] = chosen;
             }
@@ -475,19 +461,93 @@ __device__ __forceinline__ void select_row_of(const fga_gpu_select &a)
     }
 }
 
+/* The same for all threads; each warp's part goes to parts[warp], in shared memory. The order hangs on the number of
+ * threads alone. */
+__device__ __forceinline__ double block_sum(double x, double *parts)
+{
+    for (int distance = 16; distance > 0; distance /= 2) {
+        x += __shfl_xor_sync(0xFFFFFFFFu, x, distance);
+    }
+    __syncthreads();
+    if ((threadIdx.x & 31) == 0) {
+        parts[threadIdx.x / 32] = x;
+    }
+    __syncthreads();
+    double sum = 0;
+    for (int warp = 0; warp < (int)blockDim.x / 32; warp++) {
+        sum += parts[warp];
+    }
+    return sum;
+}
+
+/* Block u of a head, whose scores are the place-th row of them. */
+__device__ __forceinline__ select_choice start_row(const fga_gpu_select &a, int u, int64_t place, select_shared &sh,
+                                                   select_row &r)
+{
+    if (threadIdx.x == 0) {
+        sh.guess = sh.most = sh.gated = sh.kept = sh.missing = 0;
+    }
+    __syncthreads();
+    r = {a.score + place * a.score_stride, sh.high, a.entries, a.cached != 0, false, {0, 0}, {0, 0}};
+    r.aligned = a.entries == 1 && a.score_stride % 4 == 0 && ((uint64_t)r.score & 15) == 0;
+    select_choice s = {forced_of(a, u, r), false, false, 0, {0, 0, 0}, 0};
+    s.open = !s.forced.empty && !s.forced.everything;
+    s.free = r.end[0] - r.begin[0] + max(0, r.end[1] - r.begin[1]);
+    return s;
+}
+
+/* A thread block's query block, in a slab. */
+struct slab_place {
+    int head, u;
+    bool inside; /* not past the head's last */
+};
+
+__device__ __forceinline__ slab_place slab_place_of(const fga_gpu_select &a)
+{
+    int tile = a.tile_first + (int)blockIdx.x / a.tile_blocks, head = tile / a.head_tiles;
+    int u = (tile - head * a.head_tiles) * a.tile_blocks + (int)blockIdx.x % a.tile_blocks;
+    return {head, u, u < a.blocks};
+}
+
+__device__ __forceinline__ void select_row_of(const fga_gpu_select &a)
+{
+    extern __shared__ __align__(16) unsigned char memory[];
+    auto &sh = *reinterpret_cast<select_shared *>(memory);
+    slab_place at = slab_place_of(a);
+    if (!at.inside || at.head < a.head_first || at.head >= a.head_end) {
+        return;
+    }
+    select_row r;
+    select_choice s = start_row(a, at.u, blockIdx.x, sh, r);
+    if (s.open) {
+        int base = guess_base(r, sh);
+        survey(r, sh.high, sh, base);
+        int wanted = sh.gated + max(1, a.keep - (a.live_tiles - s.free) - sh.gated);
+        s.all = wanted >= s.free;
+        if (!s.all) {
+            find_bin(sh, SELECT_BINS, wanted); /* all are in some bin */
+            s.cut = find_cut(r, sh, base, wanted);
+            s.ties_before = s.cut.ties < s.cut.equal ? ties_before(a, r, s.cut, sh) : 0;
+        }
+    }
+    write_row(a, r, sh, s, (int64_t)at.head * a.blocks + at.u);
+}
+
 /* ---- all scores ------------------------------------------------------------------------------------------------- */
 
 __device__ __forceinline__ void write_scores(const fga_gpu_select &a)
 {
-    int tile = a.tile_first + (int)blockIdx.x / a.tile_blocks, head = tile / a.head_tiles;
-    int u = (tile - head * a.head_tiles) * a.tile_blocks + (int)blockIdx.x % a.tile_blocks;
-    if (u >= a.blocks) {
+    slab_place at = slab_place_of(a);
+    if (!at.inside) {
         return;
     }
     const float *score = a.score + (int64_t)blockIdx.x * a.score_stride;
-    float *to = a.tile_score + ((int64_t)head * a.blocks + u) * a.tiles;
+    float *to = a.tile_score + ((int64_t)at.head * a.blocks + at.u) * a.tiles;
+    float base = a.base != nullptr ? a.base[(int64_t)at.head * a.base_rows + at.u * a.base_subs] : 0.0f;
+    bool none = base == -minus_infinity(); /* no query asks, and there is nothing to take the logarithm of */
     for (int v = threadIdx.x; v < a.tiles; v += (int)blockDim.x) {
-        to[v] = tile_score(score, a.entries, v);
+        float sum = tile_score(score, a.entries, v);
+        to[v] = a.base != nullptr ? (none ? 0.0f : (log2f(sum) + base) * ln_2) : sum;
     }
 }
 

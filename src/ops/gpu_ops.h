@@ -2,7 +2,7 @@
  * scores, selection. cuda/ops.c implements it, or cuda/none.c in a build without CUDA.
  *
  * The structs are what kernels get, as in gpu.h. Scores are found a slab of query blocks at a time, so that no array of
- * all of them exists: the plan says how many fit the workspace.
+ * all of them exists, but where rows share a budget: the plan says how many fit the workspace.
  */
 #ifndef FGA_OPS_GPU_OPS_H
 #define FGA_OPS_GPU_OPS_H
@@ -64,6 +64,17 @@ typedef struct fga_gpu_apart {
     int32_t batch, kv_heads, key_len, head_dim, rows, group, groups;
 } fga_gpu_apart;
 
+/* For log-sum-exps: what a block's logits are taken relative to, so that sums of their powers neither overflow nor
+ * vanish: the largest lse of its rows, less FGA_LSE_ROOM; +inf where no query asks. */
+typedef struct fga_gpu_bases {
+    float *lse;          /* [heads][rows]: of fga_gpu_rank; becomes the block's */
+    const float *q_meta; /* [heads][rows][2] */
+    int64_t blocks;      /* of all heads, to the last row */
+    int32_t block_subs;
+} fga_gpu_bases;
+
+enum { FGA_LSE_ROOM = 100 };
+
 /* Logits of pooled queries against keys or pooled keys, in base 2: z = q . k * factors * scale_log2 + bias. */
 typedef struct fga_gpu_rank {
     const void *q;       /* [heads][rows][dim] */
@@ -94,9 +105,11 @@ enum { FGA_GPU_PARTIAL = 8 };
 typedef struct fga_gpu_select {
     const float *score; /* [blocks of the slab][score_stride]; a tile's score is the sum of `entries` numbers */
     int64_t score_stride;
-    float *tile_score; /* where the scores go instead, [heads*blocks][tiles]; or NULL */
-    uint64_t *bits;    /* [heads*blocks][words] */
-    int32_t *row_keys; /* [heads*blocks] */
+    float *tile_score;            /* where the scores go instead, [heads*blocks][tiles]; or NULL */
+    const float *base;            /* of fga_gpu_bases, where they are logarithms to be; or NULL */
+    int32_t base_rows, base_subs; /* rows of it of a head, of a block */
+    uint64_t *bits;               /* [heads*blocks][words] */
+    int32_t *row_keys;            /* [heads*blocks] */
     int32_t entries, tiles, words;
     int32_t blocks, tile_blocks, head_tiles; /* of a head; of a row tile; row tiles of a head */
     int32_t tile_first;                      /* of the slab */
@@ -111,6 +124,64 @@ typedef struct fga_gpu_select {
     int32_t partial_count, partial_tile[FGA_GPU_PARTIAL], partial_missing[FGA_GPU_PARTIAL];
     int32_t cached; /* the row's ranks fit into shared memory */
 } fga_gpu_select;
+
+/* ---- all above a number -------------------------------------------------------------------------------------------
+ */
+
+/* Of the means of key tiles. */
+typedef struct fga_gpu_moments {
+    const void *mean;  /* [batch*kv_heads][rows][dim] */
+    const float *meta; /* as fga_gpu_pool leaves it */
+    double *moments;   /* [batch*kv_heads][2: mean, variance][dim] */
+    int32_t tiles, rows, dim;
+} fga_gpu_moments;
+
+/* Keeps the free tiles with scores above a number. */
+typedef struct fga_gpu_over {
+    fga_gpu_select select;
+    double number; /* that; or, with moments, how many times the row's spread it lies above its mean */
+    const double *moments;
+    const void *q;                                        /* means of query blocks, as fga_gpu_rank has them */
+    const float *q_meta;                                  /* likewise */
+    double unit;                                          /* of logits: scale * log2 e */
+    int32_t query_heads, kv_heads, rows, block_subs, dim; /* pooled rows of a head, of a block */
+    int32_t full_covariance;                              /* the spread is that of the row itself */
+} fga_gpu_over;
+
+/* ---- a budget for all rows ----------------------------------------------------------------------------------------
+ */
+
+enum { FGA_BUDGET_DIGITS = 2048 };
+
+/* What is known of a row. */
+typedef struct fga_gpu_budget_row {
+    double sum;          /* scores count as shares of it */
+    uint32_t most;       /* no share of an open tile has a higher rank */
+    int32_t open;        /* tiles to choose from: beside the forced ones and the floor */
+    int32_t near;        /* of these, in the range of the cut when that was first known */
+    int32_t equal, ties; /* at the cut, and how many of those are kept */
+} fga_gpu_budget_row;
+
+/* What is known of a batch item. */
+typedef struct fga_gpu_budget_state {
+    uint64_t digits[FGA_BUDGET_DIGITS]; /* of tiles in question */
+    uint64_t kept, open;                /* tiles of the rows that may choose, before anything is spent */
+    uint64_t low, above;                /* ranks in question: those above are kept */
+    int64_t left;                       /* of the tiles in question, how many are kept */
+    int32_t shift;                      /* the next digit is (rank - low) >> shift; -1: there is none */
+} fga_gpu_budget_state;
+
+/* One batch item. select: scores of all rows, the first head's first; keep: the floor of the launch's heads. */
+typedef struct fga_gpu_budget {
+    fga_gpu_select select;
+    fga_gpu_budget_state *state;
+    fga_gpu_budget_row *rows; /* [heads*blocks] */
+    uint32_t *near;           /* [heads*blocks][near_room] tiles */
+    int64_t tiles;            /* B */
+    int32_t near_room;
+    int32_t base;   /* upper half of a rank: digits are first counted from it on */
+    int32_t shares; /* rows do not sum to 1 */
+} fga_gpu_budget;
 
 /* The order of a mask's blocks, as fga_mask_order_blocks has it; and how many pairs are kept in all. */
 typedef struct fga_gpu_order {
@@ -151,25 +222,32 @@ typedef struct fga_gpu_probe {
 /* ---- the host's side ----------------------------------------------------------------------------------------------
  */
 
-typedef enum fga_gpu_score { FGA_GPU_MASS, FGA_GPU_DEVIATION } fga_gpu_score;
+/* Of LSE the scores in the workspace are powers: 2 to their logarithm less a number that is the row's own. */
+typedef enum fga_gpu_score { FGA_GPU_MASS, FGA_GPU_DEVIATION, FGA_GPU_LSE } fga_gpu_score;
+/* What a row keeps: its best; its share of the best of all rows, whose scores are kept all at once; those above a
+ * number; those so far above its mean, for which the score is raw logits. */
+typedef enum fga_gpu_rule { FGA_GPU_BEST, FGA_GPU_BUDGET, FGA_GPU_OVER, FGA_GPU_ADAPTIVE } fga_gpu_rule;
 
 /* The shape of one refresh; grids are in tokens. */
 typedef struct fga_gpu_refresh {
     fga_gpu_score score;
+    fga_gpu_rule rule;
     fga_dtype dtype;
     int32_t batch, query_heads, kv_heads, query_len, key_len, head_dim;
     int32_t block_m, tile_n, sub_q, sub_k, group;
+    int32_t full_covariance; /* of FGA_GPU_ADAPTIVE */
     float scale;
     fga_gpu_spans query_valid, key_valid;
 } fga_gpu_refresh;
 
 typedef struct fga_gpu_refresh_plan {
     fga_gpu_refresh shape;
-    void *pool_q, *pool_k, *apart, *stats, *rank, *select, *write; /* kernels */
+    void *pool_q, *pool_k, *apart, *moments, *bases, *stats, *rank, *select, *write; /* kernels */
     int32_t dim, rows, key_rows, key_count, block_eights, blocks, tiles, tile_blocks, head_tiles, entries;
     int32_t slab_tiles;
     int32_t rank_threads, rank_shared, rank_stages;
-    size_t q_at, q_meta_at, lse_at, k_at, k_meta_at, score_at, workspace_bytes;
+    int32_t near_room; /* with a budget */
+    size_t q_at, q_meta_at, lse_at, k_at, k_meta_at, moments_at, score_at, state_at, rows_at, near_at, workspace_bytes;
 } fga_gpu_refresh_plan;
 
 /* Parts of a refresh, so that benchmarks can time them one by one. */
@@ -179,8 +257,10 @@ enum { FGA_GPU_POOL = 1, FGA_GPU_ROW_SUMS = 2, FGA_GPU_SCORES = 4, FGA_GPU_SELEC
 typedef struct fga_gpu_refresh_call {
     fga_gpu_rows q, k, v;
     fga_gpu_select select;
-    const int32_t *keep, *neighbours; /* host arrays [batch*query_heads]: K and neighbours */
+    const int32_t *keep, *neighbours; /* host arrays [batch*query_heads]: K, or with a budget the floor; neighbours */
     const uint8_t *everything;        /* [batch*query_heads] */
+    const int64_t *budget;            /* [batch]: B, with a budget */
+    const double *number;             /* [batch*query_heads]: of fga_gpu_over */
     int32_t parts;                    /* FGA_GPU_ALL_PARTS, or some of them: then of what the others left behind */
     void *workspace, *stream;
 } fga_gpu_refresh_call;

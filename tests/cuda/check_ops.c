@@ -8,9 +8,10 @@
  * that the device made must give the bytes that it gives under the processor's, which is ordered block for block the
  * same (check_order.c). Exit status 77: no device.
  */
+#include "check_ops.h"
+
 #include "base/half.h"
 #include "check_order.h"
-#include "gpu.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -19,7 +20,7 @@
 
 static int checks, failures;
 
-static void verdict(bool ok, const char *format, const char *what, double got, double allowed)
+void verdict(bool ok, const char *format, const char *what, double got, double allowed)
 {
     checks++;
     if (!ok) {
@@ -28,7 +29,7 @@ static void verdict(bool ok, const char *format, const char *what, double got, d
     }
 }
 
-static void *room(size_t bytes)
+void *room(size_t bytes)
 {
     void *memory = aligned_alloc(64, (bytes + 127) / 64 * 64);
     if (memory == NULL) {
@@ -350,7 +351,7 @@ static void score_row(const spec *s, const pooled *k, const rows *k_rows, int64_
             n += is_valid(&s->key, i);
         }
         mean = single && n > 0 ? mean / n : 0;
-        double apart_j = single ? apart[j] : 1;
+        double apart_j = single ? apart[j] : s->score == FGA_SCORE_LSE ? sum * exp(most) : 1;
         score[j / per_tile] += weight * fabs(p[j] - mean) / sum * apart_j;
         slack[j / per_tile] += weight * (p[j] + mean) / sum * apart_j;
     }
@@ -434,6 +435,13 @@ static double judge_head(const scene *c, int64_t head)
         }
         for (int64_t v = 0; v < c->tiles; v++) {
             double got = (double)c->gpu[(head * c->blocks + u) * c->tiles + v];
+            if (s->score == FGA_SCORE_LSE && n > 0) { /* sums of powers so far */
+                score[v] = log(score[v]);
+                slack[v] = 1 + fabs(score[v]);
+            }
+            if (got == score[v]) { /* -inf */
+                continue;
+            }
             double off = fabs(got - score[v]) / (3e-5 * slack[v] + 1e-30);
             worst = off <= worst ? worst : off; /* NaN counts */
         }
@@ -448,6 +456,9 @@ static double apart_from_cpu(const scene *c)
 {
     double off = 0, all = 0;
     for (int64_t i = 0; i < c->count; i++) {
+        if (c->gpu[i] == c->cpu[i]) { /* -inf */
+            continue;
+        }
         off += ((double)c->gpu[i] - (double)c->cpu[i]) * ((double)c->gpu[i] - (double)c->cpu[i]);
         all += (double)c->cpu[i] * (double)c->cpu[i];
     }
@@ -557,6 +568,7 @@ static void check_spec(fga_context *ctx, fga_context *cpu, const spec *s, bool a
     snprintf(name, sizeof name, "%s %s D=%d M=%d N=%d s_q=%d s_k=%d g=%d", fga_dtype_name(s->dtype),
              s->score == FGA_SCORE_DEVIATION ? "deviation"
              : s->score == FGA_SCORE_MEAN    ? "mean"
+             : s->score == FGA_SCORE_LSE     ? "lse"
                                              : "mass",
              s->dim, s->m, s->n, s->sub_q, s->sub_k, s->group);
     run_scores(ctx, cpu, &c);
@@ -583,7 +595,7 @@ static bool keeps_some(void *user, int64_t batch, int64_t head, int64_t block, i
 {
     uint64_t state = (uint64_t)(((batch * 7 + head) * 1009 + block) * 100003 + tile);
     (void)gpu_normal(&state); /* neighbouring seeds are alike at first */
-    return tile % 37 < 5 || fabsf(gpu_normal(&state)) < *(const float *)user;
+    return tile % 37 == 0 || fabsf(gpu_normal(&state)) < *(const float *)user;
 }
 
 /* Attends on one side under a mask of that side and measures: quality, then recall and error of every head. */
@@ -679,9 +691,12 @@ static fga_status open_session(pair *p, int i, const scene *c, const char *polic
     fga_session_desc d = fga_session_desc_default();
     d.layers = 2, d.batch = s->batch, d.query_heads = s->heads, d.kv_heads = s->kv_heads, d.head_dim = s->dim;
     d.dtype = s->dtype, d.sequence = s->key, d.measure_fraction = measure;
-    static const fga_override head_0 = {1, 1, 0, 0, -1, "density=0.5"};
-    d.overrides = &head_0, d.override_count = c->blocks > 0; /* a scene of a shape alone has none */
     gpu_need(p->ctx[i], fga_policy_parse(p->ctx[i], policy, &d.policy));
+    fga_override head_0 = {1, 1, 0, 0, -1, "density=0.5"};
+    if (d.policy.select == FGA_SELECT_ADAPTIVE || d.policy.select == FGA_SELECT_THRESHOLD) {
+        strcpy(head_0.settings, d.policy.select == FGA_SELECT_ADAPTIVE ? "tau=0.5" : "threshold=50");
+    }
+    d.overrides = &head_0, d.override_count = c->blocks > 0; /* a scene of a shape alone has none */
     return fga_session_create(p->ctx[i], &d, &p->session[i]);
 }
 
@@ -712,7 +727,8 @@ static bool call_both(const pair *p, int step, int steps, int layer)
     return kind[0] == kind[1];
 }
 
-static void compare_reports(const pair *p, const char *policy)
+/* slack: by how much of them kept pairs may differ: under a budget, blocks of fewer queries may win other tiles. */
+static void compare_reports(const pair *p, const char *policy, double slack)
 {
     fga_session_report got = fga_session_get_report(p->session[0]), wanted = fga_session_get_report(p->session[1]);
     const double figures[][2] = {{got.pairs_total, wanted.pairs_total},
@@ -723,8 +739,8 @@ static void compare_reports(const pair *p, const char *policy)
                                  {(double)got.calls_refresh, (double)wanted.calls_refresh},
                                  {(double)got.calls_reuse, (double)wanted.calls_reuse}};
     for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++) {
-        verdict(figures[i][0] == figures[i][1], "FAIL report of a session, %s: %g, wanted %g\n", policy, figures[i][0],
-                figures[i][1]);
+        verdict(fabs(figures[i][0] - figures[i][1]) <= slack * figures[i][1],
+                "FAIL report of a session, %s: %g, wanted %g\n", policy, figures[i][0], figures[i][1]);
     }
     verdict(got.measured_calls == wanted.measured_calls && got.measured_calls > 0,
             "FAIL session, %s: measured %g calls, wanted %g\n", policy, (double)got.measured_calls,
@@ -738,7 +754,7 @@ static void compare_reports(const pair *p, const char *policy)
             "FAIL summaries of a session, %s: %g, wanted %g\n", policy, got.sparse_summaries, wanted.sparse_summaries);
 }
 
-static void check_session(fga_context *ctx, fga_context *cpu, const spec *s, const char *policy)
+static void check_session(fga_context *ctx, fga_context *cpu, const spec *s, const char *policy, double slack)
 {
     scene c = make_scene(s, 31);
     pair p = {.ctx = {ctx, cpu}, .bytes = (size_t)(s->batch * s->heads * c.q.tokens * s->dim) * 2};
@@ -766,7 +782,7 @@ static void check_session(fga_context *ctx, fga_context *cpu, const spec *s, con
     }
     printf("session %-40s outputs %.1e from the processor's\n", policy, worst);
     verdict(worst <= 0.03, "FAIL session, %s: outputs %g from the processor's, allowed %g\n", policy, worst, 0.03);
-    compare_reports(&p, policy);
+    compare_reports(&p, policy, slack);
     for (int i = 0; i < 2; i++) {
         fga_session_destroy(&p.session[i]);
         free(p.o[i]);
@@ -816,8 +832,9 @@ static void check_refusals(fga_context *ctx, const spec *s)
     static const struct {
         const char *policy, *text;
         double measure;
-    } refused[] = {{"sol,dense_layers=0", "policy sol: it selects otherwise", 0},
-                   {"subblock", "policy subblock: it scores otherwise", 0},
+    } refused[] = {{"fg-cdf,gate_q=0,gate_k=0", "policy fg-cdf: it selects otherwise", 0},
+                   {"fg-cached", "policy fg-cached: it scores otherwise", 0},
+                   {"subblock,select=threshold,threshold=1", "policy subblock: it selects by lse otherwise", 0},
                    {"dfs-paper", "policy dfs-paper: it has zero_pad", 0},
                    {"dfs,target_error=0.1,gate_k=0.5", "policy dfs: it has a gate", 0}};
     scene c = {.s = *s};
@@ -847,6 +864,7 @@ static void check_refusals(fga_context *ctx, const spec *s)
 #define DEVIATION FGA_SCORE_DEVIATION
 #define MASS FGA_SCORE_MASS
 #define MEAN FGA_SCORE_MEAN
+#define LSE FGA_SCORE_LSE
 
 static const spec specs[] = {
     {FGA_BF16, 128, 128, 1, 16, 1, 64, DEVIATION, 1, 1, 1, VIDEO(300), VIDEO(300), 0.3, 1},
@@ -859,6 +877,8 @@ static const spec specs[] = {
      2},
     {FGA_BF16, 128, 64, 64, 64, 64, 64, MEAN, 1, 1, 1, VIDEO(500), VIDEO(500), 0.3, 1},
     {FGA_BF16, 64, 128, 2, 4, 1, 64, DEVIATION, 1, 1, 1, VIDEO(200), VIDEO(200), 0.05, 1},
+    {FGA_BF16, 128, 64, 64, 16, 16, 64, LSE, 1, 2, 1, TEXT(40, 31, 400, 250, 9, 9), TEXT(40, 31, 400, 250, 9, 9), 0.25,
+     1},
 };
 
 /* Attention and measuring take more channels than scores do. */
@@ -873,19 +893,30 @@ static void check_variant(fga_context *cpu, const char *variant, bool quick)
     fga_context *ctx = gpu_context(variant);
     fga_context_set_stream(ctx, gpu_stream());
     printf("variant %s\n", variant != NULL ? variant : "best");
-    for (size_t i = 0; i < sizeof specs / sizeof specs[0] - (quick ? 4 : 0); i++) {
+    for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
+        if (quick && i >= 4 && specs[i].score != LSE) {
+            continue;
+        }
         check_spec(ctx, cpu, &specs[i], i < 3);
     }
     for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i += quick ? 2 : 1) {
         check_measure(ctx, cpu, &specs[i]);
     }
     check_measure(ctx, cpu, &wide);
-    check_session(ctx, cpu, &specs[1], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64");
-    check_session(ctx, cpu, &specs[0], "fgdfs,score=deviation,phases=1/4:0.3;3/4:0.1,select=topk,block_m=128,sub_q=16");
+    check_session(ctx, cpu, &specs[1], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64", 0);
+    check_session(ctx, cpu, &specs[0], "fgdfs,score=deviation,phases=1/4:0.3;3/4:0.1,select=topk,block_m=128,sub_q=16",
+                  0);
+    check_session(ctx, cpu, &specs[1], "fgdfs,phases=1/4:0.3;3/4:0.1", 0);
+    check_session(ctx, cpu, &specs[1], "sol,dense_layers=0", 0.02);
+    check_session(ctx, cpu, &specs[1], "subblock", 0);
     if (!quick) {
+        check_session(ctx, cpu, &specs[5], "sol,dense_layers=0,full_covariance=true,tau=0.5,neighbours=1", 0.02);
+        check_session(ctx, cpu, &specs[1], "dfs,select=threshold,threshold=64,tile_n=64,block_m=64", 0.02);
+        check_session(ctx, cpu, &specs[1], "fgdfs,block_m=128,sub_q=16,score=deviation,phases=1/4:0.3;3/4:0.1", 0);
         check_session(ctx, cpu, &specs[2],
-                      "fgdfs,score=deviation,phases=1/4:0.3;3/4:0.1,select=topk,block_m=64,sub_q=8,group=32");
-        check_session(ctx, cpu, &specs[5], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64,neighbours=2");
+                      "fgdfs,score=deviation,phases=1/4:0.3;3/4:0.1,select=topk,block_m=64,sub_q=8,group=32", 0);
+        check_session(ctx, cpu, &specs[2], "fgdfs,phases=1/4:0.3;3/4:0.1,block_m=32,tile_n=2,group=32", 0.01);
+        check_session(ctx, cpu, &specs[5], "dfs,phases=1/4:0.3;3/4:0.1,tile_n=64,block_m=64,neighbours=2", 0);
     }
     fga_context_destroy(&ctx);
 }
@@ -917,12 +948,14 @@ int main(int argc, char **argv)
         check_sums(ctx, &specs[i], true);
     }
     check_order(ctx, &checks, &failures);
+    check_selections(ctx, cpu, quick);
     check_refusals(ctx, &specs[0]);
     check_targets(ctx, &small, "dfs,phases=1/4:0.1,tile_n=8,block_m=32,target_recall=0.7,recall_floor=0.6", 0.7, 0.6,
                   0);
     check_targets(ctx, &small,
                   "fgdfs,score=deviation,phases=1/4:0.1,select=topk,block_m=32,sub_q=4,group=32,target_error=0.2", 0, 0,
                   0.2);
+    check_targets(ctx, &small, "fgdfs,phases=1/4:0.1,group=32,target_error=0.2", 0, 0, 0.2);
     fga_context_destroy(&ctx);
     if (variant != NULL) {
         check_variant(cpu, variant, quick);

@@ -17,6 +17,13 @@ template <typename T> static inline T atomicAdd(T *to, T x)
     return before;
 }
 
+static inline uint32_t atomicOr(uint32_t *to, uint32_t x)
+{
+    uint32_t before = *to;
+    *to |= x;
+    return before;
+}
+
 static inline int atomicMax(int *to, int x)
 {
     int before = *to;
@@ -45,7 +52,8 @@ static inline int atomicMax(int *to, int x)
     KERNEL(fga_deviation_##name##_d##dim##_g64, fga_gpu_rank)
 #define MASS(dim) \
     KERNEL(fga_row_sums_means_d##dim, fga_gpu_rank) \
-    KERNEL(fga_mass_d##dim, fga_gpu_rank)
+    KERNEL(fga_mass_d##dim, fga_gpu_rank) \
+    KERNEL(fga_logits_d##dim, fga_gpu_rank)
 
 #define WIDE_DEVIATIONS(name, dim) \
     KERNEL(fga_sm90_row_sums_##name##_d##dim, fga_gpu_rank) \
@@ -80,6 +88,17 @@ int emulated_ops(const char *name, void *argument)
     WIDE_MASS(64)
     WIDE_MASS(128)
     KERNEL(fga_select_tiles, fga_gpu_select)
+    KERNEL(fga_block_bases, fga_gpu_bases)
+    KERNEL(fga_key_moments, fga_gpu_moments)
+    KERNEL(fga_select_over, fga_gpu_over)
+    KERNEL(fga_budget_begin, fga_gpu_budget)
+    KERNEL(fga_budget_start_search, fga_gpu_budget)
+    KERNEL(fga_budget_split, fga_gpu_budget)
+    KERNEL(fga_budget_go_on, fga_gpu_budget)
+    KERNEL(fga_budget_narrow, fga_gpu_budget)
+    KERNEL(fga_budget_count_equals, fga_gpu_budget)
+    KERNEL(fga_budget_share_out, fga_gpu_budget)
+    KERNEL(fga_budget_finish, fga_gpu_budget)
     KERNEL(fga_write_scores, fga_gpu_select)
     KERNEL(fga_put_alike_together, fga_gpu_order)
     KERNEL(fga_order_blocks_by_keys, fga_gpu_order)
