@@ -53,9 +53,9 @@ void fga_mask_seal(fga_mask *mask);
 /* On a CUDA context: copies the finished mask to the device, in place of an earlier copy. Else nothing. */
 fga_status fga_mask_publish(fga_context *ctx, fga_mask *mask);
 
-/* The order in which a device takes the blocks of each head, order [rows]: those with most keys first, a lower one first
- * where equal. Of M below 64, FGA_GPU_AT_ONCE blocks with similar lists lie side by side, and the groups with most keys
- * come first; what is left of the last group comes last. */
+/* The order in which a device takes the blocks of each head, order [rows]: those with most keys first, a lower one
+ * first where equal. Of M below 64, FGA_GPU_AT_ONCE blocks with similar lists lie side by side, and the groups with
+ * most keys come first; what is left of the last group comes last. */
 fga_status fga_mask_order_blocks(fga_context *ctx, const fga_mask *mask, int32_t *order);
 
 /* False for a mask made on a device: bits and runs are NULL. */

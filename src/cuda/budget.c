@@ -40,7 +40,7 @@ static fga_status begin(fga_context *ctx, const fga_gpu_refresh_call *c, fga_gpu
 {
     void *kernel = NULL;
     FGA_TRY(fga_gpu_find(ctx, FGA_BUDGET_BEGIN, &kernel));
-    for (int32_t h = first, next = first; h < end; h = next) {
+    for (int32_t h = first, next; h < end; h = next) {
         bool cached = false;
         next = fga_gpu_equal_heads(c, h, end, &b->select);
         int64_t rows = (int64_t)(next - h) * b->select.blocks;

@@ -487,7 +487,7 @@ static fga_status select_slab(fga_context *ctx, const fga_gpu_refresh_plan *p, c
     a->cached = cached;
     fga_gpu_over over = over_of(p, c);
     bool best = p->shape.rule == FGA_GPU_BEST;
-    for (int32_t h = first, next = first; h <= last; h = next) {
+    for (int32_t h = first, next; h <= last; h = next) {
         next = fga_gpu_equal_heads(c, h, last + 1, a);
         over.select = *a;
         over.number = best ? 0 : c->number[h];

@@ -11,7 +11,6 @@
 #include "check_ops.h"
 
 #include "base/half.h"
-#include "check_order.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -852,15 +851,6 @@ static void check_refusals(fga_context *ctx, const spec *s)
 
 /* ---- all -------------------------------------------------------------------------------------------------- */
 
-#define VIDEO(tokens) \
-    { \
-        .video = tokens, .video_valid = tokens \
-    }
-#define TEXT(before, before_valid, tokens, valid, after, after_valid) \
-    { \
-        .prefix = before, .prefix_valid = before_valid, .video = tokens, .video_valid = valid, .suffix = after, \
-        .suffix_valid = after_valid \
-    }
 #define DEVIATION FGA_SCORE_DEVIATION
 #define MASS FGA_SCORE_MASS
 #define MEAN FGA_SCORE_MEAN
@@ -950,7 +940,7 @@ int main(int argc, char **argv)
         check_sums(ctx, &specs[i], false);
         check_sums(ctx, &specs[i], true);
     }
-    check_order(ctx, &checks, &failures);
+    check_order(ctx);
     check_selections(ctx, cpu, quick);
     check_refusals(ctx, &specs[0]);
     check_targets(ctx, &small, "dfs,phases=1/4:0.1,tile_n=8,block_m=32,target_recall=0.7,recall_floor=0.6", 0.7, 0.6,

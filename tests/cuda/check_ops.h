@@ -12,4 +12,18 @@ void *room(size_t bytes); /* zeros */
  * for bit. */
 void check_selections(fga_context *ctx, fga_context *cpu, bool quick);
 
+/* check_order.c: the order in which attention takes the blocks of a mask that was made on the device. */
+void check_order(fga_context *ctx);
+
+/* Sequences of video alone, and with text before and after it. */
+#define VIDEO(tokens) \
+    { \
+        .video = tokens, .video_valid = tokens \
+    }
+#define TEXT(before, before_valid, tokens, valid, after, after_valid) \
+    { \
+        .prefix = before, .prefix_valid = before_valid, .video = tokens, .video_valid = valid, .suffix = after, \
+        .suffix_valid = after_valid \
+    }
+
 #endif

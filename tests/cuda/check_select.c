@@ -11,16 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VIDEO(tokens) \
-    { \
-        .video = tokens, .video_valid = tokens \
-    }
-#define TEXT(before, before_valid, tokens, valid, after, after_valid) \
-    { \
-        .prefix = before, .prefix_valid = before_valid, .video = tokens, .video_valid = valid, .suffix = after, \
-        .suffix_valid = after_valid \
-    }
-
 /* Scores of tiles, all of them with so few bits that sums over a row are exact in any order. */
 typedef enum kind {
     SPREAD, /* over some octaves, and rows by their size */
