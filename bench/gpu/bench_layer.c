@@ -112,6 +112,10 @@ static void report(const bench *b, const char *policy)
                     b->steps[i].ms, b->steps[i].cost);
         }
     }
+    if (isnan(dense)) {
+        printf("%s: no dense step in %d to compare with\n", policy, steps);
+        return;
+    }
     printf("%s: dense %.3f ms\n", policy, dense);
     for (int begin = 0; begin < steps; begin = refresh) { /* from one refresh to the next */
         for (refresh = begin + 1; refresh < steps && b->steps[refresh].kind != FGA_STEP_REFRESH;) {

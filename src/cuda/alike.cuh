@@ -17,6 +17,8 @@ struct alike_shared {
     int least[FGA_ALIKE_BLOCKS / 32]; /* of each warp */
 };
 
+static_assert(FGA_ALIKE_BLOCKS % FGA_GPU_AT_ONCE(16) == 0, "groups do not go from one thread block to the next");
+
 /* The least of all threads' numbers; sh.least may change again after the next barrier. */
 __device__ __forceinline__ int least_of_all(int x, alike_shared &sh)
 {

@@ -37,6 +37,9 @@ template <typename SHAPE> struct sm90_tile : SHAPE {
      * more of them; beside one or three computing warpgroups its registers would be missed. */
     static constexpr int summers = !sums ? 0 : others == 8 ? 2 : 1, copiers = others - 1 - 2 * summers;
     static constexpr int column = FGA_SM90_COLUMN(dim), row_bytes = 2 * column; /* of tiles in shared memory */
+    static_assert(!grouped ||
+                      (64 * consumers == FGA_GPU_SHARED_QUERIES && FGA_GPU_SHARED_QUERIES <= 16 * FGA_SM90_GROUPED),
+                  "as many as the order of blocks puts together, and a bit for each");
     static_assert(ring % keys == 0 && (!gathered || ring >= FGA_SCAN_KEYS + 2 * keys),
                   "a scan fits beside a tile in use and one that is not full");
     static_assert(!sums || FGA_RECORDS >= FGA_SCAN_KEYS / 8 + 2 * keys - 1, "and so do its records");

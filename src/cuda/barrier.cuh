@@ -79,7 +79,7 @@ template <int REGISTERS> __device__ __forceinline__ void take_registers()
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
 
-/* One box of [64 channels][tokens] from (channel, token, head, batch). */
+/* One box of [channels of a column][tokens] from (channel, token, head, batch). */
 __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap *map, uint64_t *barrier, int channel, int token,
                                          int head, int batch)
 {

@@ -484,9 +484,10 @@ static fga_status select_slab(fga_context *ctx, const fga_gpu_refresh_plan *p, c
     bool cached = false;
     fga_grid g = fga_gpu_select_grid(ctx, (int64_t)tiles * p->tile_blocks, p->tiles, &cached);
     int32_t first = a->tile_first / p->head_tiles, last = (a->tile_first + tiles - 1) / p->head_tiles;
-    a->cached = cached;
     fga_gpu_over over = over_of(p, c);
     bool best = p->shape.rule == FGA_GPU_BEST;
+    a->cached = cached && best; /* what lies above a number takes one reading */
+    g.shared = best ? g.shared : FGA_SELECT_SHARED;
     for (int32_t h = first, next; h <= last; h = next) {
         next = fga_gpu_equal_heads(c, h, last + 1, a);
         over.select = *a;

@@ -106,7 +106,6 @@ __device__ __forceinline__ void select_over(const fga_gpu_over &o)
     }
     select_row r;
     select_choice s = start_row(a, at.u, blockIdx.x, sh, r);
-    r.cached = false;
     if (s.open) {
         double *parts = reinterpret_cast<double *>(sh.bins);
         double cut = o.moments != nullptr ? adaptive_cut(o, at.head, at.u, r, parts) : o.number;

@@ -57,6 +57,7 @@ static const trial trials[] = {
     {MASS, 64, 1, 8, 1, 64, 1, 2, 1, VIDEO(300), VIDEO(400), 1.5, 0, 0, false},
     {DEVIATION, 64, 1, 8, 1, 64, 1, 2, 1, VIDEO(300), VIDEO(400), 0.7, 0, 2, true},
     {MASS, 128, 1, 16, 1, 64, 1, 2, 1, VIDEO(200), VIDEO(70000), 0.03, 0, 0, true},
+    {MASS, 128, 1, 16, 1, 64, 1, 1, 1, VIDEO(100), VIDEO(21000), 0.1, 0, 0, false},
     {DEVIATION, 192, 1, 16, 1, 64, 1, 1, 1, VIDEO(300), VIDEO(120000), 0.1, 0, 0, true},
 };
 
@@ -389,7 +390,7 @@ void check_selections(fga_context *ctx, fga_context *cpu, bool quick)
                 check_trial(ctx, cpu, &trials[i], (kind)k, FGA_SELECT_BUDGET);
                 budgets++;
             }
-            if (!few && (!quick || i == 2 || i == 5)) {
+            if (few ? k == SPREAD : !quick || i == 2 || i == 5) {
                 check_trial(ctx, cpu, &trials[i], (kind)k, FGA_SELECT_THRESHOLD);
                 thresholds++;
             }

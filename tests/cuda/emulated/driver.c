@@ -71,17 +71,25 @@ static CUresult unload_module(CUmodule module)
     return CUDA_SUCCESS;
 }
 
-/* A kernel is its name. */
+/* A kernel is its name; and the shared memory that it may have. */
+typedef struct kernel {
+    char name[48];
+    int shared;
+} kernel;
+
+enum { KERNELS = 256, SHARED_UNASKED = 48 * 1024 };
+
 static CUresult get_function(CUfunction *function, CUmodule module, const char *name)
 {
-    static char names[256][48];
+    static kernel kernels[KERNELS];
     (void)module;
-    for (int i = 0; i < 256; i++) {
-        if (names[i][0] == '\0') {
-            snprintf(names[i], sizeof names[i], "%s", name);
+    for (int i = 0; i < KERNELS; i++) {
+        if (kernels[i].name[0] == '\0') {
+            snprintf(kernels[i].name, sizeof kernels[i].name, "%s", name);
+            kernels[i].shared = SHARED_UNASKED;
         }
-        if (strcmp(names[i], name) == 0) {
-            *function = (CUfunction)(void *)names[i];
+        if (strcmp(kernels[i].name, name) == 0) {
+            *function = (CUfunction)(void *)&kernels[i];
             return CUDA_SUCCESS;
         }
     }
@@ -90,30 +98,29 @@ static CUresult get_function(CUfunction *function, CUmodule module, const char *
 
 static CUresult set_attribute(CUfunction function, CUfunction_attribute which, int value)
 {
-    (void)function;
-    (void)which;
-    return value <= shared_bytes() ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+    if (which != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES || value > shared_bytes()) {
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    ((kernel *)(void *)function)->shared = value > SHARED_UNASKED ? value : SHARED_UNASKED;
+    return CUDA_SUCCESS;
 }
 
 static CUresult occupancy(int *blocks, CUfunction function, int threads, size_t shared)
 {
-    (void)function;
-    (void)threads;
-    (void)shared;
-    *blocks = 1;
+    *blocks = threads <= 1024 && shared <= (size_t)((const kernel *)(void *)function)->shared;
     return CUDA_SUCCESS;
 }
 
 static CUresult launch(CUfunction function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned ty,
                        unsigned tz, unsigned shared, CUstream stream, void **arguments, void **extra)
 {
-    (void)shared;
+    const kernel *k = (const kernel *)(void *)function;
     (void)stream;
     (void)extra;
-    if (y * z * ty * tz != 1) {
+    if (y * z * ty * tz != 1 || x == 0 || threads == 0 || threads > 1024 || shared > (unsigned)k->shared) {
         return CUDA_ERROR_INVALID_VALUE;
     }
-    emulated_launch((const char *)(void *)function, (int)x, (int)threads, arguments);
+    emulated_launch(k->name, (int)x, (int)threads, (int)shared, arguments);
     return CUDA_SUCCESS;
 }
 

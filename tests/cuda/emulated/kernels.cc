@@ -60,12 +60,12 @@ const char *emulated_last_kernel(void)
     return last_kernel;
 }
 
-void emulated_launch(const char *kernel, int blocks, int threads, void **arguments)
+void emulated_launch(const char *kernel, int blocks, int threads, int shared, void **arguments)
 {
     static unsigned seed = 1;
     call c = {kernel, arguments};
     last_kernel = kernel;
-    emulated::run(blocks, threads, seed++, enter, &c);
+    emulated::run(blocks, threads, shared, seed++, enter, &c);
 }
 
 void emulated_map(void *map, const void *data, const int64_t *extent, const int64_t *stride, int channels, int tokens)

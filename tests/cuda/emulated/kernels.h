@@ -7,7 +7,8 @@
 extern "C" {
 #endif
 
-void emulated_launch(const char *kernel, int blocks, int threads, void **arguments);
+/* shared: bytes that the kernel may write; what lies beyond is watched. */
+void emulated_launch(const char *kernel, int blocks, int threads, int shared, void **arguments);
 /* Of the last launch; NULL: there was none. */
 const char *emulated_last_kernel(void);
 /* Inside a thread: runs the kernel of ops.cu of that name; false: there is none. */

@@ -284,7 +284,17 @@ static void run_block()
     }
 }
 
-void run(int blocks, int block_threads, unsigned seed, void (*body)(void *), void *arg)
+static void check_rest(int shared)
+{
+    for (int i = shared; i < SHARED; i++) {
+        if (fga::memory[i] != 0xFF) {
+            std::fprintf(stderr, "shared memory is written at byte %d of %d\n", i, shared);
+            std::abort();
+        }
+    }
+}
+
+void run(int blocks, int block_threads, int shared, unsigned seed, void (*body)(void *), void *arg)
 {
     entry = body;
     entry_arg = arg;
@@ -296,6 +306,7 @@ void run(int blocks, int block_threads, unsigned seed, void (*body)(void *), voi
     for (int i = 0; i < blocks; i++) {
         block_index.x = (unsigned)i;
         run_block();
+        check_rest(shared);
     }
 }
 

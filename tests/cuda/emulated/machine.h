@@ -68,8 +68,9 @@ void wait_groups(int pending);
 unsigned char *shared_at(uint32_t address);
 uint32_t shared_offset(const void *pointer);
 
-/* Runs body in every thread of every block, one block after the other. */
-void run(int blocks, int threads, unsigned seed, void (*body)(void *arg), void *arg);
+/* Runs body in every thread of every block, one block after the other. Writing to shared memory from byte `shared` on
+ * ends the program. */
+void run(int blocks, int threads, int shared, unsigned seed, void (*body)(void *arg), void *arg);
 
 } // namespace emulated
 
