@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Other attentions on the same card, shapes and masks as bench_cuda: PyTorch's SDPA backends, FlexAttention, FlashInfer.
+"""Other attentions on the same card, shapes and masks as bench_cuda: PyTorch's SDPA backends, FlashAttention-3,
+FlexAttention, FlashInfer.
 
-    peers.py [--csv FILE] [--tokens S] [--heads H] [--density D] [--only sdpa|flex|flashinfer]
+    peers.py [--csv FILE] [--tokens S] [--heads H] [--density D] [--only sdpa|flash3|flex|flashinfer] [--flash3 FILE]
 
 Rates are effective: 4 * kept pairs * head_dim operations over time. What cannot be imported or refuses a shape is named
 and left out. Best and median of 15 runs timed by events after 2 that are not counted; rates are of the best, as in
-bench_cuda.
+bench_cuda. FILE is a library of FlashAttention-3's operators for PyTorch's stable ABI, such as xformers/flash_attn_3/_C.so
+of xformers 0.0.34, which needs libcudart.so.12 beside it (LD_LIBRARY_PATH).
 """
 import argparse
 import csv
@@ -72,6 +74,18 @@ def sdpa(table, q, k, v):
         attempt(name, run)
 
 
+def flash3(table, q, k, v, library):
+    if library is None:
+        raise ImportError("no --flash3 FILE")
+    torch.ops.load_library(library)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    close = torch.nn.functional.scaled_dot_product_attention(*(x[:, :, :1].transpose(1, 2) for x in (q, k, v)))
+    given = torch.ops.flash_attn_3.fwd(q, k, v)[0][:, :, :1].transpose(1, 2)
+    if not torch.allclose(given.float(), close.float(), atol=1e-2, rtol=1e-2):
+        raise ValueError("its outputs are not those of scaled_dot_product_attention")
+    table.add("flash 3", 0, 0, 1.0, time_ms(lambda: torch.ops.flash_attn_3.fwd(q, k, v)))
+
+
 def flex(table, q, k, v, density):
     from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
@@ -118,7 +132,8 @@ def main():
     parser.add_argument("--tokens", type=int, default=32760)
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--density", type=float, default=0.3)
-    parser.add_argument("--only", choices=["sdpa", "flex", "flashinfer"])
+    parser.add_argument("--only", choices=["sdpa", "flash3", "flex", "flashinfer"])
+    parser.add_argument("--flash3", metavar="FILE")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("skipped: no CUDA device")
@@ -129,6 +144,7 @@ def main():
                for _ in range(3))
     parts = {
         "sdpa": lambda: sdpa(table, q, k, v),
+        "flash3": lambda: flash3(table, q, k, v, arguments.flash3),
         "flex": lambda: flex(table, q, k, v, arguments.density),
         "flashinfer": lambda: flashinfer_sparse(table, arguments.density),
     }

@@ -10,7 +10,8 @@
 #   gather    how fast rows come into shared memory (15 s)
 #   full      every case (2 minutes)
 #   sanitize  compute-sanitizer on small cases (2 minutes)
-#   peers     FlexAttention and FlashInfer, where they can be imported (2 minutes)
+#   peers     FlashAttention-3, where FA3 names its library (peers.py), FlexAttention and FlashInfer, where they can be
+#             imported (2 minutes)
 # BUILD (default build-gpu) may hold check_cuda, bench_cuda, bench_gather, check_cuda_ops, bench_cuda_ops and
 # bench_cuda_layer from another machine; else they are built there, for which nvcc, CMake and Ninja are needed. HEADS (default 4) is the number of heads: fewer
 # make shorter runs, of which one may miss what else uses the device. PEER_MS, cuDNN's dense time at 32,760 tokens and as
@@ -136,7 +137,7 @@ for part; do
         grep -E 'FAIL|passed|skipped' "$out/full.log" | tail -n 25
         ;;
     sanitize) sanitize ;;
-    peers) step peers 150 python3 bench/gpu/peers.py --csv "$out/peers.csv" --tokens 32760 --heads "$heads" ;;
+    peers) step peers 150 python3 bench/gpu/peers.py --csv "$out/peers.csv" --tokens 32760 --heads "$heads" ${FA3:+--flash3 "$FA3"} ;;
     *) echo "run.sh: no part is called $part" && exit 2 ;;
     esac
 done
