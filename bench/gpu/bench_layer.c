@@ -182,6 +182,7 @@ int main(int argc, char **argv)
     }
     if (opt.count == 0) {
         opt.policies[opt.count++] = "dfs";
+        opt.policies[opt.count++] = "fgdfs,block_m=128,sub_q=16,score=deviation";
         opt.policies[opt.count++] = "fgdfs,block_m=128,sub_q=16,score=deviation,select=topk";
         opt.policies[opt.count++] = "fgdfs,block_m=128,sub_q=16,score=deviation,select=topk,rest=drop";
     }
