@@ -3,11 +3,11 @@
  *   bench_cuda_layer [--csv FILE] [--tokens S] [--heads H] [--steps N] [--policy TEXT]...
  *
  * Every step of the policy's timetable is attended once, in order, and timed by events: dense steps, refreshes and
- * reuses. Printed: medians of each kind and phase; the run's time against one of dense steps only; and that time's
- * share of what the policy's cost allows, which is dense time times the pairs that are computed, kept ones and
- * summaries, refreshes for nothing (Amdahl's ceiling). Default: the layer of a 14B model at 1280x720x81, 75,600 tokens,
- * 40 heads of 128 channels, bf16, 50 steps. Inputs are random and the same at every step. Moving tokens into the
- * policy's order is once a run, not a layer's.
+ * reuses. Printed: medians of each kind, of reuses from one refresh to the next; the run's time against one of dense
+ * steps only; and that time's share of what the policy's cost allows, which is dense time times the pairs that are
+ * computed, kept ones and summaries, refreshes for nothing (Amdahl's ceiling). Default: the layer of a 14B model at
+ * 1280x720x81, 75,600 tokens, 40 heads of 128 channels, bf16, 50 steps. Inputs are random and the same at every step.
+ * Moving tokens into the policy's order is once a run, not a layer's.
  */
 #include "gpu.h"
 
@@ -40,14 +40,6 @@ typedef struct bench {
     fga_step_kind kind;
     step steps[MAX_STEPS];
 } bench;
-
-static fga_tensor view(const options *opt, uint64_t seed)
-{
-    void *data = gpu_random_bf16(opt->tokens * opt->heads * HEAD_DIM, seed);
-    fga_tensor t = fga_tensor_bshd(data, FGA_BF16, 1, opt->tokens, opt->heads, HEAD_DIM);
-    t.device = FGA_DEVICE_CUDA;
-    return t;
-}
 
 static void run_step(void *arg)
 {
@@ -96,21 +88,23 @@ static double median(const bench *b, fga_step_kind kind, int begin, int end)
     return count > 0 ? ms[count / 2] : NAN;
 }
 
+static void write_steps(const bench *b, const char *policy)
+{
+    static const char *const kinds[] = {
+        [FGA_STEP_DENSE] = "dense", [FGA_STEP_REFRESH] = "refresh", [FGA_STEP_REUSE] = "reuse"};
+    for (int i = 0; b->csv != NULL && i < b->opt->steps; i++) {
+        fprintf(b->csv, "%s,%d,%d,%d,\"%s\",%d,%s,%.4f,%.4f\n", gpu_name(), gpu_driver_version(), (int)b->opt->tokens,
+                (int)b->opt->heads, policy, i, kinds[b->steps[i].kind], b->steps[i].ms, b->steps[i].cost);
+    }
+}
+
 static void report(const bench *b, const char *policy)
 {
-    int steps = b->opt->steps, refresh = steps;
+    int steps = b->opt->steps, refresh;
     double dense = median(b, FGA_STEP_DENSE, 0, steps), total = 0, ceiling = 0;
     for (int i = 0; i < steps; i++) {
         total += b->steps[i].ms;
         ceiling += b->steps[i].cost * dense;
-        if (b->csv != NULL) {
-            fprintf(b->csv, "%s,%d,%d,%d,\"%s\",%d,%s,%.4f,%.4f\n", gpu_name(), gpu_driver_version(),
-                    (int)b->opt->tokens, (int)b->opt->heads, policy, i,
-                    b->steps[i].kind == FGA_STEP_DENSE     ? "dense"
-                    : b->steps[i].kind == FGA_STEP_REFRESH ? "refresh"
-                                                           : "reuse",
-                    b->steps[i].ms, b->steps[i].cost);
-        }
     }
     if (isnan(dense)) {
         printf("%s: no dense step in %d to compare with\n", policy, steps);
@@ -121,11 +115,15 @@ static void report(const bench *b, const char *policy)
         for (refresh = begin + 1; refresh < steps && b->steps[refresh].kind != FGA_STEP_REFRESH;) {
             refresh++;
         }
-        if (b->steps[begin].kind == FGA_STEP_REFRESH) {
-            double reuse = median(b, FGA_STEP_REUSE, begin, refresh), new_masks = b->steps[begin].ms - reuse;
+        double reuse = median(b, FGA_STEP_REUSE, begin, refresh), new_masks = b->steps[begin].ms - reuse;
+        if (b->steps[begin].kind == FGA_STEP_REFRESH && !isnan(reuse)) {
             printf("  from step %2d: cost %.3f, reuse %.3f ms, %.2fx dense; new masks %.3f ms, %.2f %% of dense\n",
                    begin, b->steps[begin].cost, reuse, dense / reuse, new_masks, 100 * new_masks / dense);
         }
+    }
+    double refreshes = median(b, FGA_STEP_REFRESH, 0, steps);
+    if (!isnan(refreshes)) {
+        printf("  steps that make masks: %.3f ms, %.2fx dense\n", refreshes, dense / refreshes);
     }
     printf("  %d steps: %.1f ms, %.3fx of all dense, %.3f of the ceiling %.3fx\n", steps, total, steps * dense / total,
            ceiling / total, steps * dense / ceiling);
@@ -145,6 +143,7 @@ static void bench_policy(bench *b, const char *policy)
         b->steps[b->now] = (step){b->kind, ms, (done - before) / pairs};
         before = done;
     }
+    write_steps(b, policy);
     report(b, policy);
     gpu_free(b->workspace);
     fga_session_destroy(&b->session);
@@ -199,7 +198,7 @@ int main(int argc, char **argv)
     fga_context_set_stream(b.ctx, gpu_stream());
     fga_tensor *views[] = {&b.args.q, &b.args.k, &b.args.v, &b.args.o};
     for (size_t i = 0; i < 4; i++) {
-        *views[i] = view(&opt, i + 1);
+        *views[i] = gpu_random_rows(opt.tokens, opt.heads, HEAD_DIM, i + 1);
     }
     printf("%s, S=%d, %d heads of %d, bf16\n", gpu_name(), (int)opt.tokens, (int)opt.heads, HEAD_DIM);
     for (int i = 0; i < opt.count; i++) {

@@ -44,14 +44,6 @@ typedef struct bench {
     void *workspace;
 } bench;
 
-static fga_tensor view(const bench *b, uint64_t seed)
-{
-    void *data = gpu_random_bf16(b->tokens * b->heads * HEAD_DIM, seed);
-    fga_tensor t = fga_tensor_bshd(data, FGA_BF16, 1, b->tokens, b->heads, HEAD_DIM);
-    t.device = FGA_DEVICE_CUDA;
-    return t;
-}
-
 static void report(const bench *b, const char *policy, const char *part, double ms, double gigabytes, double teraflop)
 {
     printf("S=%-6d H=%-3d %-6s %-10s %9.3f ms %7.3f %% of dense", (int)b->tokens, (int)b->heads, policy, part, ms,
@@ -249,10 +241,10 @@ static void bench_tokens(const options *opt, FILE *csv, int64_t tokens, int64_t 
     fga_context_set_stream(b.ctx, gpu_stream());
     fga_context_set_stream(b.scoring, gpu_stream());
     b.args = fga_attend_args_default();
-    b.args.q = view(&b, 1);
-    b.args.k = view(&b, 2);
-    b.args.v = view(&b, 3);
-    b.args.o = view(&b, 4);
+    b.args.q = gpu_random_rows(tokens, heads, HEAD_DIM, 1);
+    b.args.k = gpu_random_rows(tokens, heads, HEAD_DIM, 2);
+    b.args.v = gpu_random_rows(tokens, heads, HEAD_DIM, 3);
+    b.args.o = gpu_random_rows(tokens, heads, HEAD_DIM, 4);
     b.dense_ms = attend(&b, 0, 0);
     report(&b, "", "dense", b.dense_ms, 0, 4e-12 * (double)tokens * (double)tokens * HEAD_DIM * (double)heads);
     bench_permute(&b);

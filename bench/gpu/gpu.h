@@ -39,7 +39,7 @@ void gpu_need(fga_context *ctx, fga_status status);
 uint64_t gpu_random(uint64_t *state);
 float gpu_uniform(uint64_t *state);
 float gpu_normal(uint64_t *state);
-/* `count` uniform values on the device, deviation about 1. A long random stretch is repeated. */
-void *gpu_random_bf16(int64_t count, uint64_t seed);
+/* [1][tokens][heads][head_dim] on the device, bf16, uniform, deviation about 1: a long random stretch, repeated. */
+fga_tensor gpu_random_rows(int64_t tokens, int64_t heads, int64_t head_dim, uint64_t seed);
 
 #endif

@@ -51,8 +51,9 @@ float gpu_normal(uint64_t *state)
     return sum * 0.5f; /* twelve of variance 1/3 have variance 4 */
 }
 
-void *gpu_random_bf16(int64_t count, uint64_t seed)
+fga_tensor gpu_random_rows(int64_t tokens, int64_t heads, int64_t head_dim, uint64_t seed)
 {
+    int64_t count = tokens * heads * head_dim;
     enum { STRETCH = 8000008 }; /* no multiple of a row, so that rows differ */
     uint16_t *host = malloc(STRETCH * sizeof *host);
     if (host == NULL) {
@@ -67,5 +68,7 @@ void *gpu_random_bf16(int64_t count, uint64_t seed)
         gpu_put(device + at * 2, host, (size_t)(count - at < STRETCH ? count - at : STRETCH) * sizeof *host);
     }
     free(host);
-    return device;
+    fga_tensor t = fga_tensor_bshd(device, FGA_BF16, 1, tokens, heads, head_dim);
+    t.device = FGA_DEVICE_CUDA;
+    return t;
 }
